@@ -102,10 +102,7 @@ def trained_bag(rows: list[list[int]], targets: np.ndarray) -> Bag:
     """A bag trained on targets in [0, 1], float32 [n, labels]."""
     torch.manual_seed(0)
     bag = Bag(targets.shape[1])
-    optimizers = [
-        torch.optim.SparseAdam(bag.words.parameters(), lr=5e-3),
-        torch.optim.Adam(bag.head.parameters(), lr=5e-3),
-    ]
+    optimizers = [torch.optim.SparseAdam(bag.words.parameters(), lr=5e-3), torch.optim.Adam(bag.head.parameters(), lr=5e-3)]
     for epoch in range(EPOCHS):
         order = np.random.default_rng(epoch).permutation(len(rows))
         for start in range(0, len(order), BATCH):

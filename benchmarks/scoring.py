@@ -92,12 +92,7 @@ def rates(folder: Path, source: Path, scratch: Path, repeats: int) -> list[Row]:
     rows = pq.ParquetFile(source).metadata.num_rows
     measured = by_turns(
         repeats,
-        {
-            "engine": scorer.engine,
-            "here": scorer.here,
-            "one": lambda: scorer.workers(1),
-            "two": lambda: scorer.workers(2),
-        },
+        {"engine": scorer.engine, "here": scorer.here, "one": lambda: scorer.workers(1), "two": lambda: scorer.workers(2)},
         warm=False,
     )
     return [

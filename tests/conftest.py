@@ -287,11 +287,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def planted(stack: Path) -> dict[str, str]:
     """Recognizable credentials: the keys of the running stack, a token of the hub, and a user and password of MLflow."""
     user, phrase = "planted-user", "planted/password+" + "7f1d0c"
-    credentials = {
-        "HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5",
-        "MLFLOW_TRACKING_USERNAME": user,
-        "MLFLOW_TRACKING_PASSWORD": phrase,
-    }
+    credentials = {"HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5", "MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": phrase}
     return {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")} | credentials
 
 

@@ -261,12 +261,7 @@ def _xlm_roberta(folder: Path, words: Sequence[str]) -> None:
 
 
 def _camembert(folder: Path, words: Sequence[str]) -> None:
-    published = {
-        "architectures": ["CamembertForMaskedLM"],
-        "bos_token_id": 5,
-        "eos_token_id": 6,
-        "model_type": "camembert",
-    }
+    published = {"architectures": ["CamembertForMaskedLM"], "bos_token_id": 5, "eos_token_id": 6, "model_type": "camembert"}
     names = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
     _sentencepiece_roberta(folder, words, names, published, transformers.CamembertForMaskedLM, transformers.CamembertModel)
 

@@ -411,11 +411,7 @@ def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
 
 
 def scraped(second: int, texts: int, calm: int, started: str = "1.7957971742437086e+09") -> str:
-    lines = (
-        f'{ROWS}{{version="7"}} {texts}.0',
-        f"{STARTED} {started}",
-        f'{PREDICTIONS}{{label="calm",version="7"}} {calm}.0',
-    )
+    lines = (f'{ROWS}{{version="7"}} {texts}.0', f"{STARTED} {started}", f'{PREDICTIONS}{{label="calm",version="7"}} {calm}.0')
     return f"{server_scrapes.SCRAPED}{second}\n" + "\n".join(lines)
 
 
