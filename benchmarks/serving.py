@@ -236,11 +236,8 @@ def agreement(folder: Path, scratch: Path, split: Any, predictor: Predictor) -> 
     rows = []
     for name, probabilities, reference, bound in cases:
         grpc_port = stack.free_ports(1)[0]
-        with serving(predictor_arguments(folder, "--engine", name, "--grpc-port", str(grpc_port)), scratch / "parity.log") as (
-            port,
-            _,
-            _,
-        ):
+        arguments = predictor_arguments(folder, "--engine", name, "--grpc-port", str(grpc_port))
+        with serving(arguments, scratch / "parity.log") as (port, *_):
             for way, difference in parity.differences(port, grpc_port, texts, labels, probabilities):
                 what = f"{name}: {len(texts):,} texts by {way}: largest difference to {reference}"
                 rows.append(Row(what, f"{difference:.1e}", f"at most {bound:g}", difference <= bound))
