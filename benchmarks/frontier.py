@@ -25,7 +25,7 @@ import scipy.special
 import torch
 
 from benchmarks import all_engines
-from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, machine, ratio, spread, table, timed
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, machine, provenance, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.evaluation import tables
@@ -278,7 +278,7 @@ def main(reference: str, model_name: str, source: str, repeats: int, student_epo
     if is_recorded:
         record(tiers, digest)
     click.echo(
-        f"{machine()}; validation of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(rows_of(tiers))}"
+        f"{provenance()}; validation of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(rows_of(tiers))}"
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.measuring import Row, compared, forget_peak, machine, peak_mib, spread, table
+from benchmarks.measuring import Row, compared, forget_peak, peak_mib, provenance, spread, table
 from goemotions.metrics.sorted_scores import SortedScores
 
 # The sources that ingest reads, by the name of its step here.
@@ -221,7 +221,7 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 @click.option("--quick", is_flag=True, help="Up to 10^5 rows and 100 labels.")
 def main(quick: bool) -> None:
     """Measure how the steps grow on this machine."""
-    click.echo(f"{machine()}.\n\n{table(measure(is_quick=quick))}")
+    click.echo(f"{provenance()}.\n\n{table(measure(is_quick=quick))}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, compared, machine, spread, table
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, compared, provenance, spread, table
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.models import engines
 from goemotions.prediction import plans, shards
@@ -141,7 +141,7 @@ def main(reference: str, model_name: str, source: str, rows: int, repeats: int) 
     """Measure batch scoring on this machine."""
     logging.disable(logging.WARNING)
     lines = measure(reference, model_name, source, rows, repeats)
-    click.echo(f"{machine()}; comments of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(lines)}")
+    click.echo(f"{provenance()}; comments of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(lines)}")
 
 
 if __name__ == "__main__":
