@@ -1,9 +1,10 @@
-"""Injected shifts: how many texts drift takes to be detected, and false alarms without a shift.
+"""Injected shifts: how many texts drift takes to be detected, and false alarms without a shift, beside the old rule.
 
     python -m benchmarks.drift --bundle FOLDER --dataset FOLDER
 
 Texts of the test split are scored once, and every window is drawn from the scores. A run draws a reference of as many texts as
-validation has, and windows of the other texts, so that both come from the same texts.
+validation has, and windows of the other texts, so that both come from the same texts. The old rule was an alarm if the share of a label
+moved by five points.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from goemotions.monitoring.drift.comparison import alpha_of, compare
 from goemotions.prediction.predictor import Predictor
 
 REFERENCE_ROWS, TEXTS_PER_DAY, DAYS = 5426, 1000, 30
+OLD_POINTS = 0.05
 SIZES = (50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000, 10_000, 15_000)
 # Everyday Spanish words, in any order: a language of the same script.
 SPANISH = re.findall(
@@ -66,9 +68,14 @@ class Pool:
         return Traffic(self.names, len(rows), predicted, predicted, predicted, scores.reshape(width, -1), features)
 
 
-def false_alarms(pool: Pool, runs: int) -> list[int]:
-    """The alarms of each simulated month of daily windows without a shift."""
-    alarms = []
+def has_moved(reference: Traffic, window: Traffic) -> bool:
+    """The old rule."""
+    return bool((abs(window.predicted / window.rows - reference.predicted / reference.rows) > OLD_POINTS).any())
+
+
+def false_alarms(pool: Pool, runs: int) -> tuple[list[int], list[int]]:
+    """The alarms of each simulated month of daily windows without a shift, and those of the old rule."""
+    new, old = [], []
     for run in range(runs):
         order = np.random.default_rng(run).permutation(len(pool.counts))
         reference, days = pool.traffic(order[:REFERENCE_ROWS]), order[REFERENCE_ROWS:]
@@ -77,14 +84,15 @@ def false_alarms(pool: Pool, runs: int) -> list[int]:
             pool.traffic(np.take(days, range(day * TEXTS_PER_DAY, (day + 1) * TEXTS_PER_DAY), mode="wrap"))
             for day in range(DAYS)
         ]
-        alarms.append(sum(_is_alarm(reference, window) for window in windows))
-    return alarms
+        new.append(sum(any(test.alarm for test in compare(reference, window, alpha_of())) for window in windows))
+        old.append(sum(has_moved(reference, window) for window in windows))
+    return new, old
 
 
-def detection(pool: Pool, shifted: Pool, share: float, runs: int) -> list[float]:
-    """The texts until an alarm of each run, infinite for none."""
+def detection(pool: Pool, shifted: Pool, share: float, runs: int) -> tuple[list[float], int]:
+    """The texts until an alarm of each run, infinite for none; and in how many runs the old rule fires on a day's texts."""
     both = Pool(pool.names, np.concatenate([pool.counts, shifted.counts]))
-    needed = []
+    needed, old = [], 0
     for run in range(runs):
         generator = np.random.default_rng(run)
         order = generator.permutation(len(pool.counts))
@@ -92,7 +100,8 @@ def detection(pool: Pool, shifted: Pool, share: float, runs: int) -> list[float]
         drawn = len(pool.counts) + generator.integers(len(shifted.counts), size=max(SIZES))
         stream = np.where(generator.random(max(SIZES)) < share, drawn, np.resize(usual, max(SIZES)))
         needed.append(next((size for size in SIZES if _is_alarm(reference, both.traffic(stream[:size]))), float("inf")))
-    return needed
+        old += has_moved(reference, both.traffic(stream[:TEXTS_PER_DAY]))
+    return needed, old
 
 
 def _is_alarm(reference: Traffic, window: Traffic) -> bool:
@@ -132,12 +141,12 @@ def shifts(
     return {**made, **written, **other, "half of the texts in Spanish": (foreign, 0.5), "a tenth in Spanish": (foreign, 0.1)}
 
 
-def table(detections: dict[str, list[float]]) -> list[str]:
-    """Rows of Markdown: texts until an alarm."""
-    lines = ["| shift | texts until an alarm, median | in 9 of 10 runs |", "|---|---:|---:|"]
-    for name, needed in detections.items():
+def table(detections: dict[str, tuple[list[float], int]]) -> list[str]:
+    """Rows of Markdown: texts until an alarm, and the runs in which the old rule fires on a day's texts."""
+    lines = ["| shift | texts until an alarm, median | in 9 of 10 runs | old rule, within a day |", "|---|---:|---:|---:|"]
+    for name, (needed, old) in detections.items():
         quantiles = [_count(float(np.quantile(needed, share, method="higher"))) for share in (0.5, 0.9)]
-        lines.append(f"| {name} | {quantiles[0]} | {quantiles[1]} |")
+        lines.append(f"| {name} | {quantiles[0]} | {quantiles[1]} | {old} of {len(needed)} runs |")
     return lines
 
 
@@ -165,14 +174,16 @@ def main(bundle: Path, dataset: Path, runs: int, shift_runs: int, shifted_texts:
     pool = Pool.of(predictor, texts, test.probabilities)
     made = shifts(predictor, texts, test.labels, pool, shifted_texts)
     detections = {name: detection(pool, shifted, share, shift_runs) for name, (shifted, share) in made.items()}
-    counts = false_alarms(pool, runs)
+    new, old = false_alarms(pool, runs)
     click.echo(provenance())
     click.echo(f"\n{predictor.bundle.metadata.profile}, {len(texts):,} texts of the test split.\n")
     click.echo("\n".join(table(detections)))
-    click.echo(
-        f"\nfalse alarms: {np.mean(counts):.3f} per month of {DAYS} windows of {TEXTS_PER_DAY:,} texts; "
-        f"{sum(count == 0 for count in counts)} of {runs} months without one, {sum(count > 1 for count in counts)} with more than one"
-    )
+    for name, counts in (("false alarms", new), ("of the old rule", old)):
+        most = sum(count > 1 for count in counts)
+        click.echo(
+            f"\n{name}: {np.mean(counts):.3f} per month of {DAYS} windows of {TEXTS_PER_DAY:,} texts; "
+            f"{sum(count == 0 for count in counts)} of {runs} months without one, {most} with more than one"
+        )
 
 
 if __name__ == "__main__":

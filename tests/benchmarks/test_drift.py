@@ -19,11 +19,12 @@ def pool(rows: int, rate: float, seed: int) -> Pool:
 
 def test_the_larger_a_shift_the_fewer_texts_it_takes() -> None:
     usual = pool(12_000, 0.03, 0)
-    needed = [np.median(drift.detection(usual, pool(5000, rate, 1), 1.0, 3)) for rate in (0.2, 0.06)]
+    needed = [np.median(drift.detection(usual, pool(5000, rate, 1), 1.0, 3)[0]) for rate in (0.2, 0.06)]
     assert needed[0] < needed[1] <= 5000
-    assert drift.detection(usual, usual, 1.0, 3) == [np.inf] * 3
+    none, old = drift.detection(usual, usual, 1.0, 3)
+    assert (none, old) == ([np.inf] * 3, 0)
 
 
 def test_a_table_says_what_was_not_detected() -> None:
-    lines = drift.table({"typos": [100.0, 200.0, np.inf]})
-    assert lines[-1] == "| typos | 200 | more than 15,000 |"
+    lines = drift.table({"typos": ([100.0, 200.0, np.inf], 1)})
+    assert lines[-1] == "| typos | 200 | more than 15,000 | 1 of 3 runs |"
