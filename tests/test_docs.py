@@ -139,6 +139,15 @@ def test_commands_parse(page: Path) -> None:
             parse(commands, arguments)
 
 
+def test_benchmarks_have_the_options_that_commands_give_them() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in (*PAGES, *(ROOT / "benchmarks").glob("*.py"))]
+    for name, arguments in re.findall(r"python -m benchmarks\.(\w+)([^`;&|#\n]*)", "\n".join([*texts, MAKEFILE])):
+        # Importing all of them takes as long as torch and transformers do.
+        sources = (ROOT / "benchmarks" / f"{module}.py" for module in (name, "measuring"))
+        known = {option for source in sources for option in re.findall(r'"(--[\w-]+)"', source.read_text(encoding="utf-8"))}
+        assert set(re.findall(r"--[\w-]+", arguments)) <= known | {"--model-name"}, f"benchmarks.{name}: {arguments}"
+
+
 @pytest.mark.parametrize("page", WRITTEN, **IDS)
 def test_python_blocks_are_valid_and_import_what_exists(page: Path) -> None:
     for _, language, block in FENCE.findall(page.read_text(encoding="utf-8")):
