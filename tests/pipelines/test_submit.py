@@ -424,8 +424,17 @@ def test_a_dry_run_shows_everything_and_sends_nothing(kubeflow: Kubeflow) -> Non
 
 
 def test_scoring_is_submitted_like_training(kubeflow: Kubeflow) -> None:
-    locations = ("--input", "s3://data/comments/", "--output", "s3://data/labelled/")
-    arguments = ("score", *locations, "--set", "version=2", "--set", "pods=8")
+    arguments = (
+        "score",
+        "--input",
+        "s3://data/comments/",
+        "--output",
+        "s3://data/labelled/",
+        "--set",
+        "version=2",
+        "--set",
+        "pods=8",
+    )
     shown = json.loads(run(*arguments, "--dry-run", "--resources", "score.cpu=8").output.rpartition("}")[0] + "}")
     assert (shown["pipeline"], shown["resources"]) == ("goemotions-scoring", {"score.cpu": "8"})
     assert kubeflow.state()["pipelines"] == []

@@ -343,7 +343,17 @@ def test_every_step_of_a_local_run_has_the_id_of_the_run(tmp_path: Path) -> None
 
 
 # Any text, switch or structure that Kubernetes itself checks.
-FREE = "manual_reason settings labels_column drop_leaked auto_promote keep_checkpoints all_scores commit node_affinity"
+FREE = {
+    "manual_reason",
+    "settings",
+    "labels_column",
+    "drop_leaked",
+    "auto_promote",
+    "keep_checkpoints",
+    "all_scores",
+    "commit",
+    "node_affinity",
+}
 
 
 def test_every_parameter_has_a_rule_and_its_default_keeps_it() -> None:
@@ -354,7 +364,7 @@ def test_every_parameter_has_a_rule_and_its_default_keeps_it() -> None:
         monitoring.monitoring,
     ):
         declared = one.component_spec.inputs
-        assert {name for name in declared if name not in {*rules.RULES, *rules.ADDRESSES}} <= {*FREE.split()}
+        assert {name for name in declared if name not in {*rules.RULES, *rules.ADDRESSES}} <= FREE
         parameters.check({name: spec.default for name, spec in declared.items() if spec.default is not None}, one)
 
 
