@@ -213,7 +213,7 @@ class Relay(Reader):
             self.abort("silent")
         # The library holds the response of a client that reads the connection and not the call.
         unread = [since for since in self.calls.values() if since < math.inf]
-        are_many = self._relays.unread > UNREAD and len(unread) > UNREAD / len(self._relays.open)
+        are_many = self._relays.unread > UNREAD and len(unread) * len(self._relays.open) > UNREAD
         if now - min(unread, default=now) > (LEAST_UNREAD_SECONDS if are_many else self._relays.limits.write_seconds):
             self.abort("unread-answer")
 
