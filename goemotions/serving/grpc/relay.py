@@ -21,7 +21,7 @@ from goemotions.serving import metrics
 from goemotions.serving.admission import connections, listening
 from goemotions.serving.admission.connections import Reader
 from goemotions.serving.admission.shares import Shares
-from goemotions.serving.admission.turns import CallTurns, Turns
+from goemotions.serving.admission.turns import SMALL_BYTES, CallTurns, Turns
 from goemotions.serving.grpc.frames import (
     CALM,
     GOAWAY,
@@ -50,6 +50,9 @@ SETTINGS_BYTES = 1024
 TURN_FRAMES = 64
 # What the library has sent is at its client after this time, unless that does not read.
 LAST_SECONDS = 0.1
+# So many responses may be unread for as long as the limits say; beyond, those of a connection with more than an equal share for
+# this time. With tens of thousands of calls, the garbage collector stops all requests for half a second, again and again.
+UNREAD, LEAST_UNREAD_SECONDS = 512, 0.2
 
 
 class Relays(connections.Connections["Relay"]):
@@ -65,6 +68,8 @@ class Relays(connections.Connections["Relay"]):
         # Of calls without an answer, as they were sent; and what is done if an address has no room for more.
         self.bytes = Shares(limits.total_bytes)
         self.make_room: Callable[[], object] = lambda: None
+        # Calls whose responses the library has, and whose clients have not read them.
+        self.unread = 0
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
@@ -73,7 +78,7 @@ class Relays(connections.Connections["Relay"]):
 
     def check_room(self, peer: str) -> None:
         """Makes room if the calls of an address have too many bytes."""
-        if not self.bytes.has_room(peer, 0):
+        if self.bytes.of(peer) > SMALL_BYTES and not self.bytes.has_room(peer, 0):
             self.make_room()
 
     async def close(self) -> None:
@@ -149,9 +154,10 @@ class Relay(Reader):
     def note_response_of(self, call: object) -> None:
         if call in self.calls:
             self.calls[call] = self._loop.time()
+            self._relays.unread += 1
 
     def end_call(self, call: object) -> None:
-        del self.calls[call]
+        self._relays.unread -= self.calls.pop(call) < math.inf
         self.since = self._loop.time()
 
     async def status_of_ended(self) -> int:
@@ -206,7 +212,9 @@ class Relay(Reader):
         if not self._has_acknowledged and now - self.since > self._relays.limits.read_seconds:
             self.abort("silent")
         # The library holds the response of a client that reads the connection and not the call.
-        if now - min(self.calls.values(), default=now) > self._relays.limits.write_seconds:
+        unread = [since for since in self.calls.values() if since < math.inf]
+        are_many = self._relays.unread > UNREAD and len(unread) * len(self._relays.open) > UNREAD
+        if now - min(unread, default=now) > (LEAST_UNREAD_SECONDS if are_many else self._relays.limits.write_seconds):
             self.abort("unread-answer")
 
     def abort(self, reason: str) -> None:

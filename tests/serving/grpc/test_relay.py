@@ -418,6 +418,36 @@ def test_no_connection_is_left_whose_client_does_not_read_when_the_library_close
     uvloop.run(library.run(test))
 
 
+@pytest.mark.fault("grpc-hostile-client")
+def test_a_connection_with_many_unread_responses_is_closed_at_once_and_one_with_few_is_not() -> None:
+    library = Library(begins=True)
+
+    async def test(connect: Callable[[], Awaitable[Any]]) -> None:
+        clients = []
+        for _ in range(6):
+            clients.append(await connect())
+            clients[-1][1].write(START + call(1))
+        await library.has(6)
+        *greedy, other = library.relays.open
+        for relay, count in [*((one, 128) for one in greedy), (other, 1)]:
+            for response in [object() for _ in range(count)]:
+                relay.begin_call(response)
+                relay.note_response_of(response)
+        now = asyncio.get_running_loop().time()
+        for relay in (*greedy, other):
+            relay.check(now + 0.3)
+        assert [relay.is_closed for relay in greedy] == [True] * 5
+        assert not other.is_closed
+        for one in [*greedy, other]:
+            for response in list(one.calls):
+                one.end_call(response)
+        assert library.relays.unread == 0
+        for _, writer in clients:
+            writer.close()
+
+    uvloop.run(library.run(test))
+
+
 @pytest.mark.fault("server-overload")
 def test_a_connection_too_many_is_told_so_and_none_is_closed_within_a_frame() -> None:
     async def run() -> None:
