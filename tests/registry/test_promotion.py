@@ -88,6 +88,8 @@ def test_a_rollback_restores_the_previous_champion_once(model: str) -> None:
         promotion.rollback("cpu", model_name=model)
     with pytest.raises(PromotionRefused, match="version 1 is champion-cpu already: nothing was moved"):
         promotion.rollback("cpu", model_name=model, to="1")
+    with pytest.raises(PromotionRefused, match="version 1 is champion-cpu already: nothing was moved"):
+        promotion.rollback("cpu", model_name=model, to=ALIAS)
     assert champion(model) == "1"
     assert [change.action for change in changes.history(model_registry.get_version(model, "1"), ALIAS)] == [
         "promote",
