@@ -102,10 +102,11 @@ def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = 
         variant: model_registry.find_version(model_name, promotion.challenger_alias(variant)) for variant in VARIANTS
     }
     notes += dict.fromkeys(_trust(champions) + _trust(challengers))
-    moves = []
+    moves: list[str] = []
     for variant, version in champions.items():
         try:
-            moves += filter(None, [version and promotion.unrecorded_move(model_name, variant, version)])
+            if version and (move := promotion.unrecorded_move(model_name, variant, version)):
+                moves.append(move)
         except TrackingError as error:
             notes.append(str(error))
     manifest: dict[str, tuple[str, str]] = {}

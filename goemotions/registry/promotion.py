@@ -176,6 +176,7 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
 
     Raises:
         PromotionRefused: nothing would change, there is no champion, none before it, or ``to`` never was one.
+        IntegrityError: its bundle is not in the store, or its manifest is damaged.
         UntrustedBundle: the bundle is not one that `register` stored (``trust``).
     """
     alias = champion_alias(variant)
@@ -195,7 +196,7 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
         raise PromotionRefused(f"version {version.number} is {alias} already: nothing was moved")
     if not changes.history(version, alias):
         raise PromotionRefused(f"version {version.number} never was {alias}: promote it instead")
-    trust.check(version, variant)
+    trust.require_stored(str(trust.require_source(version, variant)), version)
     with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
         if not is_champion(model_name, variant, current):
             raise PromotionRefused(
