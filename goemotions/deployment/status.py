@@ -11,7 +11,7 @@ from typing import Any
 from goemotions.deployment import isvc, kserve
 from goemotions.deployment.cluster import Cluster
 from goemotions.deployment.inference_service import ServiceStatus
-from goemotions.errors import DeploymentError, NoCluster, WorkflowError
+from goemotions.errors import DeploymentError, NoCluster, TrackingError, WorkflowError
 from goemotions.registry import model_registry, promotion, trust
 from goemotions.registry.bundle import VARIANTS, Variant
 from goemotions.registry.model_registry import Version
@@ -102,11 +102,17 @@ def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = 
         variant: model_registry.find_version(model_name, promotion.challenger_alias(variant)) for variant in VARIANTS
     }
     notes += dict.fromkeys(_trust(champions) + _trust(challengers))
-    moves = [promotion.unrecorded_move(model_name, variant, version) for variant, version in champions.items() if version]
+    moves: list[str] = []
+    for variant, version in champions.items():
+        try:
+            if version and (move := promotion.unrecorded_move(model_name, variant, version)):
+                moves.append(move)
+        except TrackingError as error:
+            notes.append(str(error))
     manifest: dict[str, tuple[str, str]] = {}
     with contextlib.suppress(DeploymentError):
         manifest = isvc.read(file)
-    return ModelStatus(model_name, champions, challengers, manifest, served, notes, list(filter(None, moves)))
+    return ModelStatus(model_name, champions, challengers, manifest, served, notes, moves)
 
 
 def _trust(versions: Mapping[Variant, Version | None]) -> list[str]:

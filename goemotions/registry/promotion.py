@@ -176,6 +176,7 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
 
     Raises:
         PromotionRefused: nothing would change, there is no champion, none before it, or ``to`` never was one.
+        IntegrityError: its bundle is not in the store, or its manifest is damaged.
         UntrustedBundle: the bundle is not one that `register` stored (``trust``).
     """
     alias = champion_alias(variant)
@@ -183,8 +184,6 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
     if current is None:
         raise PromotionRefused(f"{model_name} has no {alias}: promote a version first")
     history = changes.history(current, alias)
-    if to == current.number:
-        raise PromotionRefused(f"version {to} is {alias} already: nothing was moved")
     if history and history[-1].action == "rollback" and not to:
         raise PromotionRefused(
             f"version {current.number} is {alias} by a rollback already, nothing was moved: give an earlier champion by --to (TO=)"
@@ -193,9 +192,11 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
     if not number:
         raise PromotionRefused(f"no version was {alias} before version {current.number}: promote another one")
     version = model_registry.get_version(model_name, number)
+    if version.number == current.number:
+        raise PromotionRefused(f"version {version.number} is {alias} already: nothing was moved")
     if not changes.history(version, alias):
         raise PromotionRefused(f"version {version.number} never was {alias}: promote it instead")
-    trust.check(version, variant)
+    trust.require_stored(str(trust.require_source(version, variant)), version)
     with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
         if not is_champion(model_name, variant, current):
             raise PromotionRefused(

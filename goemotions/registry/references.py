@@ -91,7 +91,8 @@ def as_folder(
     """
     is_version = "/" not in reference or addresses.model_version(reference)
     if Path(reference).is_dir() or not (is_version or is_location(reference)):
-        run_id = trust.verify(Path(reference), source or reference).get("run_id")
+        # Where somebody keeps a folder does not say which bundle it must be.
+        run_id = trust.verify(Path(reference), source).get("run_id")
         yield Path(reference), trust.number_of(Path(reference), number) or str(run_id)
         return
     with temporary_folder() as scratch:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from goemotions import addresses
-from goemotions.errors import IntegrityError, ModelError, UntrustedBundle
+from goemotions.errors import BadAddress, IntegrityError, ModelError, UntrustedBundle
 from goemotions.registry.bundle import VARIANTS, BundleLocation
 from goemotions.registry.model_registry import Version
 from goemotions.storage import layout, manifest, signature, store
@@ -76,8 +76,12 @@ def _is_elsewhere(location: str, its_store: str) -> str:
     """Why ``register`` does not write at a location, which is in a store; empty if it does."""
     if addresses.scheme(location) not in ("", "s3") or ".." in location.split("/"):
         return "is not in a store: it is an address of MLflow's artifacts, or of an unknown form"
+    try:
+        its_store = store.canonical(its_store)
+    except BadAddress:
+        return "is of an unknown form"
     stores = os.environ.get(STORE, "").split()
-    if stores and store.canonical(its_store) not in map(store.canonical, stores):
+    if stores and its_store not in map(store.canonical, stores):
         return f"is not in {' or '.join(stores)}"
     if not stores and MLFLOW_FOLDERS & {*its_store.split("/")}:
         return "is in a folder of MLflow's artifacts, where every client of MLflow can write"

@@ -64,7 +64,7 @@ def copy(folder: Path, output: Path, ignore: Callable[[str, list[str]], Collecti
         ignore: as for ``shutil.copytree``.
 
     Raises:
-        StorageError: a link leads elsewhere, or what should be a file is a pipe or a device.
+        StorageError: a link leads elsewhere, what should be a file is a pipe or a device, or something cannot be read or written.
     """
     root = folder.resolve()
     if root.parent.name == "snapshots":
@@ -76,7 +76,11 @@ def copy(folder: Path, output: Path, ignore: Callable[[str, list[str]], Collecti
             raise StorageError(f"{source} is no file of {folder}, but leads to {path}: remove it, or put a copy in its place")
         shutil.copyfile(path, target)
 
-    shutil.copytree(folder, output, ignore=ignore, dirs_exist_ok=True, copy_function=copy_file)
+    try:
+        shutil.copytree(folder, output, ignore=ignore, dirs_exist_ok=True, copy_function=copy_file)
+    except shutil.Error as error:
+        path, _, reason = error.args[0][0]
+        raise StorageError(f"{path} cannot be copied ({reason[:200]}): check its permissions and links") from error
 
 
 def sweep(folder: Path, age_seconds: float = 0.0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from goemotions.cli import main as cli
 from goemotions.data.dataset import ingest
-from goemotions.errors import ModelError, PromotionRefused, StorageError, TrackingError
+from goemotions.errors import IntegrityError, ModelError, PromotionRefused, StorageError, TrackingError
 from goemotions.evaluation import evaluate, tuning
 from goemotions.registry import challenger, changes, mlflow_client, model_registry, promotion, tracking, trust
 from goemotions.registry.bundle import BundleLocation
@@ -80,6 +81,19 @@ def test_promoting_the_champion_again_changes_nothing(model: str) -> None:
     assert model_registry.get_version(model, "2").tags == before
 
 
+@pytest.mark.fault("object-damaged")
+@pytest.mark.parametrize("content", [None, b"{}"], ids=["removed", "cut"])
+def test_a_rollback_to_a_bundle_that_is_not_in_the_store_moves_nothing(model: str, content: bytes | None) -> None:
+    promotion.promote("2", model_name=model)
+    source = model_registry.get_version(model, "1").source
+    storage.remove(source)
+    if content:
+        storage.write(source, "MANIFEST.json", content)
+    with pytest.raises(IntegrityError, match=re.escape(source)):
+        promotion.rollback("cpu", model_name=model)
+    assert champion(model) == "2"
+
+
 def test_a_rollback_restores_the_previous_champion_once(model: str) -> None:
     promotion.promote("2", model_name=model)
     move = promotion.rollback("cpu", model_name=model)
@@ -88,6 +102,8 @@ def test_a_rollback_restores_the_previous_champion_once(model: str) -> None:
         promotion.rollback("cpu", model_name=model)
     with pytest.raises(PromotionRefused, match="version 1 is champion-cpu already: nothing was moved"):
         promotion.rollback("cpu", model_name=model, to="1")
+    with pytest.raises(PromotionRefused, match="version 1 is champion-cpu already: nothing was moved"):
+        promotion.rollback("cpu", model_name=model, to=ALIAS)
     assert champion(model) == "1"
     assert [change.action for change in changes.history(model_registry.get_version(model, "1"), ALIAS)] == [
         "promote",
@@ -160,13 +176,13 @@ def test_a_champion_of_another_process_is_the_one_to_compare_with(model: str, mo
 
 def test_a_rollback_does_not_undo_a_move_of_another_process(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     promotion.promote("2", model_name=model)
-    check = trust.check
+    check = trust.require_stored
 
-    def meanwhile(*arguments: Any) -> str:
+    def meanwhile(*arguments: Any) -> Any:
         make_champion(model, "3")
         return check(*arguments)
 
-    monkeypatch.setattr(trust, "check", meanwhile)
+    monkeypatch.setattr(trust, "require_stored", meanwhile)
     with pytest.raises(PromotionRefused, match="champion-cpu was moved by another process at the same time: see"):
         promotion.rollback("cpu", model_name=model)
     assert champion(model) == "3"

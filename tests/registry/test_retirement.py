@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from hypothesis import strategies as st
 
 from goemotions.cli import main as cli
-from goemotions.errors import ModelError, PromotionRefused, StorageError, TrackingError
+from goemotions.errors import ModelError, PromotionRefused, StorageError, TrackingError, UntrustedBundle
 from goemotions.registry import changes, model_registry, orphans, promotion, references, retirement, rollouts, tracking, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.changes import HISTORY_TAG, Change
@@ -520,6 +520,34 @@ def test_a_version_with_quotes_in_its_source_does_not_stop_retirements(model: Mo
     assert {one.kept for one in retirement.plan(model.name, EVERYTHING)} == {"", "its source is no bundle of this model"}
     assert model.retire() == ["1", "2"]
     assert orphans.plan(model.name, days=0) == []
+
+
+@pytest.mark.fault("version-forged")
+def test_a_version_with_a_line_break_before_its_source_does_not_stop_retirements(
+    model: Model, two_days_later: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = model.add()
+    forged = model_registry.get_or_create_version(model.name, first.run_id, f"\n{first.source}", {"variant": "cpu"})
+    monkeypatch.setenv(trust.STORE, model.store)
+    with pytest.raises(UntrustedBundle, match=f"version {forged.number} of {model.name} is not used"):
+        trust.check(forged)
+    assert {one.version.number: one.kept for one in retirement.plan(model.name, EVERYTHING)} == {
+        "1": "",
+        "2": "`register` does not write where its source is",
+    }
+    assert model.retire() == ["1"]
+    assert orphans.plan(model.name, days=0) == []
+
+
+@pytest.mark.fault("version-forged")
+def test_a_forged_history_does_not_hide_the_status(model: Model) -> None:
+    version = model.add()
+    make_champion(model.name, "1")
+    model_registry.set_tag(model.name, version, f"{HISTORY_TAG}00000099.x", "{}")
+    result = CliRunner().invoke(cli.commands, ["model", "status", "--model-name", model.name, "--no-cluster"])
+    assert result.exit_code == 0
+    assert f"version 1: its tag {HISTORY_TAG}00000099.x is damaged: remove it in MLflow" in result.output
+    assert "1 (minilm)" in result.output
 
 
 def test_an_orphan_that_becomes_a_version_meanwhile_is_kept(model: Model, two_days_later: None) -> None:

@@ -103,6 +103,15 @@ def test_a_link_out_of_a_model_does_not_travel(candidate: Path, tmp_path: Path, 
 
 
 @pytest.mark.fault("links")
+def test_links_in_a_circle_are_a_named_error(candidate: Path, tmp_path: Path) -> None:
+    shutil.copytree(candidate, tmp_path / "run")
+    (tmp_path / "run" / "model" / "loop").symlink_to(".")
+    result = download("--run", tmp_path / "run", "--profile", "minilm", "--output", tmp_path / "out")
+    assert isinstance(result.exception, StorageError)
+    assert "cannot be copied" in str(result.exception)
+
+
+@pytest.mark.fault("links")
 def test_links_within_a_model_and_to_the_files_of_the_hub_s_cache_are_followed(candidate: Path, tmp_path: Path) -> None:
     shutil.copytree(candidate, tmp_path / "run")
     model, cache = tmp_path / "run" / "model", tmp_path / "cache" / "models--org--name"

@@ -171,6 +171,19 @@ def test_a_server_refuses_another_bundle_than_the_one_of_its_service(
 
 
 @pytest.mark.fault("version-renumbered")
+@pytest.mark.parametrize("place", ["models/goemotions/today/cpu", "trained/team/best"])
+def test_a_downloaded_bundle_is_used_wherever_it_is_kept(
+    trusting: Registry, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only in a store does the location say which bundle it must be."""
+    references.download("1", tmp_path / place, "trust")
+    with references.as_folder(str(tmp_path / place), "trust") as (_, number):
+        assert number == "1"
+    monkeypatch.delenv(signature.TRUSTED_KEYS)
+    with references.as_folder(str(tmp_path / place), "trust") as (folder, _):
+        assert folder == tmp_path / place
+
+
 def test_a_server_refuses_the_number_of_another_version(trusting: Registry, tmp_path: Path) -> None:
     """The deploy account writes the number into the service; a dashboard, a rollout and the request log go by it."""
     folder = storage.fetch(trusting.locations[0], tmp_path / "models")
