@@ -82,9 +82,12 @@ def _set_pad_token(tokenizer: PreTrainedTokenizerBase, folder: Path, fields: dic
         raise ModelError(
             f"{folder} names no pad token of its vocabulary: write pad_token to tokenizer_config.json or pad_token_id to config.json"
         )
-    if fields.get("model_type") in POSITIONS_AFTER_PAD and pad_id not in (None, tokenizer.pad_token_id):
+    # A config without one has the default of these classes, 1; with null, they fail at the first batch.
+    network_pad_id = fields.get("pad_token_id", 1)
+    if fields.get("model_type") in POSITIONS_AFTER_PAD and network_pad_id != tokenizer.pad_token_id:
         raise ModelError(
-            f"{folder} pads with {tokenizer.pad_token_id} by its tokenizer and with {pad_id} by config.json: correct the wrong one"
+            f"{folder} pads with {tokenizer.pad_token_id} by its tokenizer and with {network_pad_id} by config.json: correct the "
+            "wrong one"
         )
 
 

@@ -50,7 +50,7 @@ class Hyperparameters:
         warmup_ratio: share of the steps with a rising learning rate; afterwards it falls linearly to zero.
         patience: epochs without a better validation after which training ends; 0: it ends with the last of ``epochs``.
         init_bias_from_frequency: whether the head starts by predicting each label's frequency.
-        loss: a name of ``training.losses``.
+        loss: what is minimized, as ``training.losses`` has it.
         label_smoothing: share of each target that is the label's frequency.
         teachers: networks of the profile itself, trained first, each with its own seed, for ensemble distillation; a dataset
             with the scores of named teachers needs none.
@@ -71,7 +71,7 @@ class Hyperparameters:
     warmup_ratio: float = 0.1
     init_bias_from_frequency: bool = True
     layer_decay: float = 1.0
-    loss: str = "bce"
+    loss: Literal["bce", "focal", "asymmetric", "class-balanced"] = "bce"
     label_smoothing: float = 0.0
     teachers: int = 0
     distillation_weight: float = 0.5
@@ -79,7 +79,9 @@ class Hyperparameters:
 
 
 HYPERPARAMETERS = tuple(item.name for item in dataclasses.fields(Hyperparameters))
-POOLINGS = get_args(get_type_hints(Hyperparameters)["pooling"])
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+# The values of those that are names.
+CHOICES = {name: choices for name, hint in get_type_hints(Hyperparameters).items() if (choices := get_args(hint))}
 # The least and the largest value of each number; ``seed`` and ``epochs`` of a run have their own.
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "layers": (0, 1000),
@@ -251,10 +253,10 @@ def _typed(profile: Profile, key: str, value: Any) -> Any:
         converted = kind(value)
         if kind is int and converted != float(value):
             raise ValueError
-    except (TypeError, ValueError, KeyError):
-        raise ModelError(f"{key} of {profile.name} is a {kind.__name__}, not {value!r}") from None
+    except (TypeError, ValueError, KeyError, OverflowError):
+        raise ModelError(f"{key} of {profile.name} is {TYPES[kind]}, not {value!r:.80}") from None
     if key in BOUNDS and not BOUNDS[key][0] <= converted <= BOUNDS[key][1]:
-        raise ModelError(f"{key} of {profile.name} is from {BOUNDS[key][0]:g} to {BOUNDS[key][1]:g}, not {value!r}")
-    if key == "pooling" and converted not in POOLINGS:
-        raise ModelError(f"{key} of {profile.name} is {' or '.join(POOLINGS)}, not {value!r}")
+        raise ModelError(f"{key} of {profile.name} is from {BOUNDS[key][0]:g} to {BOUNDS[key][1]:g}, not {value!r:.80}")
+    if key in CHOICES and converted not in CHOICES[key]:
+        raise ModelError(f"{key} of {profile.name} is {' or '.join(CHOICES[key])}, not {value!r:.80}")
     return converted

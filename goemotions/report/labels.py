@@ -39,8 +39,10 @@ def _best_first(result: Result) -> list[LabelMetrics]:
 
 def _summary(result: Result) -> Section:
     rows = _best_first(result)
-    shown, best, worst = min(EXTREMES, len(rows)), rows[0], rows[-1]
+    # No label is among the best and the worst; the next section lists all.
+    shown, best, worst = min(EXTREMES, len(rows) // 2), rows[0], rows[-1]
     few = rare(rows)
+    extremes = {"best": rows[:shown], "worst": rows[-shown:]}
     return Section(
         "Metrics per label",
         (
@@ -48,7 +50,7 @@ def _summary(result: Result) -> Section:
             f"{result.title}: F1 from {best['label']} ({best['f1']:.3f}) to {worst['label']} ({worst['f1']:.3f}).",
             *([f"Labels with fewer than {FEW_POSITIVES} test rows, whose metrics say little: {few}."] if few else []),
         ),
-        (table_of(rows[:shown], COLUMNS, first=f"best {shown}"), table_of(rows[-shown:], COLUMNS, first=f"worst {shown}")),
+        [table_of(ends, COLUMNS, first=f"{kind} {shown}") for kind, ends in extremes.items() if shown],
     )
 
 

@@ -26,7 +26,7 @@ from goemotions.models import profiles
 from goemotions.models.encoder_files import EncoderFiles
 from goemotions.models.profiles import Profile
 from goemotions.models.records import RunRecord, read_runs
-from goemotions.storage import manifest, store
+from goemotions.storage import layout, manifest, store
 from goemotions.storage.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
@@ -113,18 +113,34 @@ def scores_of(dataset: Path, expected: str = "") -> tuple[np.ndarray, list[RunRe
     return scores
 
 
-def from_store(location: str, dataset: Path, output: Path) -> RunRecord | None:
-    """Copies one teacher's scores from the store, and returns the record; None, with a warning, if they cannot be used."""
+def from_store(store_location: str, key: str, dataset: Path, output: Path) -> RunRecord | None:
+    """Copies one teacher's scores from the store, and returns the record; None if it has none, or if there is no store.
+
+    Those that cannot be used are removed, with a warning.
+    """
+    if not store_location:
+        return None
+    store.sweep(store.join(store_location, "teachers"))
+    location = layout.teacher(store_location, key)
+    if not store.has(location, manifest.NAME):
+        return None
     with temporary_folder() as scratch:
         try:
             store.fetch_named(location, scratch)
             (record,) = read(dataset, scratch)[1]
         except (DataError, IntegrityError, ModelError, ValueError) as error:
             log.warning("the scores in %s are not used, and the teacher is trained again: %s", location, error)
+            store.remove(location)
             return None
         shutil.copytree(scratch, output, dirs_exist_ok=True)
     log.info("teacher %s: its scores are found in %s", record.name, location)
     return record
+
+
+def to_store(folder: Path, store_location: str, key: str) -> None:
+    """Keeps one teacher's scores in the store, if there is one, and unless another run was faster."""
+    if store_location and not store.has(location := layout.teacher(store_location, key), manifest.NAME):
+        store.put(folder, location)
 
 
 def read(dataset: Path, folder: Path) -> tuple[np.ndarray, list[RunRecord]]:

@@ -20,7 +20,7 @@ from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.models.weights_folder import read_config
 from goemotions.registry import trust
-from goemotions.storage import layout, manifest, store
+from goemotions.storage import store
 from goemotions.storage.temporary import temporary_folder
 from goemotions.training import hardware, teachers, transfer
 from goemotions.training.options import TrainOptions
@@ -52,10 +52,7 @@ def teach(dataset: Path, output: Path, location: str, options: TrainOptions, sto
             )
         determining = {"digest": info["digest"], "location": location, "precision": precision, "transfer_texts": count}
         key = teachers.key_of(folder, determining)
-        kept = store_location and layout.teacher(store_location, key)
-        if kept:
-            store.sweep(store.join(store_location, "teachers"))
-        if kept and store.has(kept, manifest.NAME) and (copied := teachers.from_store(kept, dataset, output)):
+        if copied := teachers.from_store(store_location, key, dataset, output):
             usage.end_step(output, f"teach {location}")
             return copied
         if tuple(read_config(folder).get("id2label", {}).values()) != taxonomy_of(info).names:
@@ -70,8 +67,7 @@ def teach(dataset: Path, output: Path, location: str, options: TrainOptions, sto
     fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(RunRecord)}
     run = RunRecord(**fields | {"location": location})
     teachers.write(output, dataset, location, scores, [run])
-    if kept:
-        store.put(output, kept)
+    teachers.to_store(output, store_location, key)
     usage.end_step(output, f"teach {location}")
     return run
 

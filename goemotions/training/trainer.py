@@ -26,7 +26,7 @@ from goemotions.models.encoder_files import EncoderFiles
 from goemotions.models.profiles import Profile, Teacher
 from goemotions.models.records import CalibrationRecord, RunRecord, TrainingRecord, all_runs
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.storage import layout, manifest, store
+from goemotions.storage import layout, store
 from goemotions.training import distillation, distributed, hardware, losses, teachers, transfer
 from goemotions.training.batches import TokenizedSplit
 from goemotions.training.loop import CheckpointPlan, OnEpoch, TrainingLoop, ignore_epoch
@@ -133,11 +133,7 @@ def teach(
     with load(dataset, profile, options.weights) as material, hardware.memory_errors(), stop_signal() as stopped:
         count = round(options.transfer_texts * len(material.texts))
         key = teachers.key(material.digest, material.files, profile, teacher.seed, options.precision, count)
-        kept = store_location and layout.teacher(store_location, key)
-        if kept and distributed.is_first():
-            store.sweep(store.join(store_location, "teachers"))
-        is_kept = bool(kept) and distributed.on_first(lambda: store.has(kept, manifest.NAME))
-        if is_kept and (copied := distributed.on_first(lambda: teachers.from_store(kept, dataset, output))):
+        if copied := distributed.on_first(lambda: teachers.from_store(store_location, key, dataset, output)):
             _write_usage(output, f"teach {teacher}")
             return copied
         train = material.targets(profile)
@@ -146,9 +142,7 @@ def teach(
         scores, record = distillation.score(loop, [*train.rows, *material.transfer(count)]), loop.record()
         if distributed.is_first():
             teachers.write(output, dataset, str(teacher), scores, [record])
-            # Another run may have been faster; what was there before cannot be used.
-            if kept and (is_kept or not store.has(kept, manifest.NAME)):
-                store.put(output, kept)
+            teachers.to_store(output, store_location, key)
             if checkpoints:
                 store.remove(checkpoints)
     _write_usage(output, f"teach {teacher}")

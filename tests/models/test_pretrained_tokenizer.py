@@ -232,10 +232,20 @@ def test_weights_that_cannot_be_trained_are_refused(change: Callable[[Path], obj
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.fault("weights-unusable")
 @pytest.mark.parametrize("folder", ["roberta-large"], indirect=True)
 def test_two_pad_ids_of_a_roberta_are_refused(folder: Path) -> None:
-    edit(folder / "config.json", pad_token_id=3)
-    with pytest.raises(ModelError, match=r"pads with 1 by its tokenizer and with 3 by config\.json"):
+    """A network of its config would count positions from another id than the tokenizer pads with, or from none."""
+    for pad_id in (3, None):
+        edit(folder / "config.json", pad_token_id=pad_id)
+        with pytest.raises(ModelError, match=rf"pads with 1 by its tokenizer and with {pad_id} by config\.json"):
+            load_tokenizer(profiles.get("roberta-large"), str(folder))
+    fields = json.loads((folder / "config.json").read_text())
+    del fields["pad_token_id"]
+    (folder / "config.json").write_text(json.dumps(fields))
+    assert load_tokenizer(profiles.get("roberta-large"), str(folder)).pad_token_id == 1
+    edit(folder / "tokenizer_config.json", pad_token="<unk>")
+    with pytest.raises(ModelError, match=r"pads with 3 by its tokenizer and with 1 by config\.json"):
         load_tokenizer(profiles.get("roberta-large"), str(folder))
 
 

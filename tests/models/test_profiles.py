@@ -13,7 +13,7 @@ from goemotions.errors import ModelError
 from goemotions.models import classifier, engines, export, profiles
 from goemotions.models.classifier import build_classifier, check_size, load_classifier
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.training import trainer
+from goemotions.training import losses, trainer
 from goemotions.training.options import TrainOptions
 
 PUBLISHED = {
@@ -91,6 +91,10 @@ def test_every_profile_pins_a_commit(profile: profiles.Profile) -> None:
 def test_the_error_of_an_unknown_profile_lists_the_profiles() -> None:
     with pytest.raises(ModelError, match="'bert-huge': choose from roberta-large, distilbert, minilm, minilm-3l, mpnet"):
         profiles.get("bert-huge")
+
+
+def test_every_loss_that_may_be_set_is_built() -> None:
+    assert all(losses.build(name, torch.ones(3)) for name in profiles.CHOICES["loss"])
 
 
 def test_former_names_of_hyperparameters_are_read_and_removed_ones_are_named_errors() -> None:

@@ -298,6 +298,9 @@ def test_a_wrong_parameter_is_refused_before_the_first_step(other: str, message:
         ('weights={"gpt":"s3://bucket/w/"}', "there is no model profile 'gpt'"),
         ('settings={"minilm":{"learning_rat":1}}', "there is no hyperparameter 'learning_rat'"),
         ('settings={"minilm":{"batch_size":"many"}}', "batch_size"),
+        ('settings={"minilm":{"epochs":Infinity}}', "epochs of minilm is a whole number, not inf"),
+        ('settings={"minilm":{"learning_rate":1' + 400 * "0" + "}}", "learning_rate of minilm is a number, not 10000"),
+        ('settings={"minilm":{"loss":"focus"}}', "loss of minilm is bce or focal or asymmetric or class-balanced, not 'focus'"),
     ],
 )
 def test_profiles_weights_and_settings_are_checked_before_the_first_step(other: str, message: str) -> None:

@@ -21,6 +21,7 @@ from goemotions.metrics.classification import METRICS_FILE
 from goemotions.registry.bundle import ENGINES, VARIANTS
 from goemotions.report import comparison, measurements, performance, use_cases
 from goemotions.report import dataset as report_dataset
+from goemotions.report import labels as report_labels
 from goemotions.report.document import to_markdown
 from goemotions.report.published import OFFICIAL_DIGEST
 from goemotions.report.result import Result, milliseconds
@@ -134,6 +135,18 @@ def test_the_metrics_per_label_are_those_of_scikit_learn(tables: Any, candidate:
             titles.get(key, key): str(value) if key == "support" else shown(value) for key, value in expected.items()
         }
     assert [float(row["F1"]) for row in rows.values()] == sorted((float(row["F1"]) for row in rows.values()), reverse=True)
+
+
+@pytest.mark.parametrize(("labels", "shown"), [(1, 0), (2, 1), (7, 3), (28, 5)])
+def test_no_label_is_among_the_best_and_the_worst(
+    labels: int, shown: int, results: list[Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    per_label = [{**results[0].per_label[0], "label": f"label {number}", "f1": number / 100} for number in range(labels)]
+    monkeypatch.setattr(Result, "per_label", per_label)
+    tables = report_labels._summary(replace(results[0])).tables
+    assert [table.columns[0] for table in tables] == ([f"best {shown}", f"worst {shown}"] if shown else [])
+    listed = [row[0] for table in tables for row in table.rows]
+    assert len(set(listed)) == len(listed) == 2 * shown
 
 
 def test_the_csv_holds_the_same_rows_unrounded(folder: Path, candidate: Path) -> None:
