@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from benchmarks.measuring import cross_fitted
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.evaluation import tables
 from goemotions.evaluation.predictions import FILE, Predictions
@@ -117,10 +115,11 @@ def measure(dataset: Path, folder: Path) -> dict[str, Any]:
     )
     predictions.write(folder / FILE)
     at_half = classification.decisions(labels, scores >= 0.5)
+    tuned = cross_fitting.metrics(labels, scores, strategies.per_label_smoothed)
     return {
         **classification.ranking(labels, scores),
         "f1_macro_at_0.5": at_half["f1_macro"],
-        **_tuned(labels, scores),
+        **{f"{name}_tuned": tuned[name] for name in ("f1_macro", "f1_micro")},
         "calibration_error": calibration.error(labels, scores),
         "digest": info["digest"],
     }
@@ -144,12 +143,6 @@ def final_metrics(dataset: Path, model: Path) -> dict[str, Any]:
         }
         metrics |= {f"{split}/{name}": value for name, value in values.items()}
     return {**metrics, "digest": info["digest"]}
-
-
-def _tuned(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """F1 with cross-fitted thresholds."""
-    metrics = classification.decisions(labels, cross_fitted(strategies.per_label_smoothed, labels, scores))
-    return {"f1_macro_tuned": metrics["f1_macro"], "f1_micro_tuned": metrics["f1_micro"]}
 
 
 def record(path: Path, measured: dict[str, Any]) -> None:

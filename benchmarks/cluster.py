@@ -56,7 +56,7 @@ def overlay(trial: Trial) -> str:
     spec = {"podSelector": client, "policyTypes": ["Egress"], "egress": [{}]}
     trial.apply([{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}])
     for server in ("seaweedfs", "mlflow"):
-        trial.tools.kubectl("--namespace", trial.namespace, "rollout", "status", f"deployment/{server}", "--timeout=600s")
+        trial.kubectl("rollout", "status", f"deployment/{server}", "--timeout=600s")
     for role, name in (("pipeline", trial.namespace), ("register", f"{trial.namespace}-signing")):
         data = {path.name: path.read_text(encoding="utf-8") for path in (trial.keys / role).iterdir()}
         metadata = {"name": name, "namespace": PIPELINES}
@@ -65,13 +65,8 @@ def overlay(trial: Trial) -> str:
 
 
 def train(trial: Trial, *others: str) -> str:
-    settings = [
-        f"credentials_secret={trial.namespace}",
-        f"signing_secret={trial.namespace}-signing",
-        f"image={trial.trainer}",
-        *others,
-    ]
-    options = [part for setting in settings for part in ("--set", setting)]
+    secrets = (f"credentials_secret={trial.namespace}", f"signing_secret={trial.namespace}-signing")
+    options = [part for setting in (*secrets, f"image={trial.trainer}", *others) for part in ("--set", setting)]
     arguments = ("--data", "sample", "--models", "minilm", "--epochs", "1", "--resources", ON_CPUS, *options)
     shown = trial.tools.goemotions("pipeline", "submit", *arguments, "--experiment", trial.namespace, "--force", "--wait")
     return next(line for line in shown.splitlines() if "SUCCEEDED:" in line).partition(":")[0]
@@ -108,21 +103,10 @@ def deleted_pod(trial: Trial) -> str:
 
 
 def services(trial: Trial) -> str:
-    shown = trial.ask(
-        "isvc",
-        "--file",
-        str(trial.manifest),
-        "--bucket",
-        defaults.BUCKET,
-        "--registry",
-        trial.registry,
-        "--image-tag",
-        trial.tag,
-    )
+    images = ("--registry", trial.registry, "--image-tag", trial.tag)
+    shown = trial.ask("isvc", "--file", str(trial.manifest), "--bucket", defaults.BUCKET, *images)
     trial.apply(trial.rendered())
-    trial.tools.kubectl(
-        "--namespace", trial.namespace, "wait", "--for=condition=Ready", f"inferenceservice/{CPU}", "--timeout=600s"
-    )
+    trial.wait_until_ready()
     return next(line for line in shown.splitlines() if line.startswith(f"{CPU}: version")).partition(",")[0]
 
 
@@ -175,17 +159,10 @@ def drain(trial: Trial) -> str:
         raise Skipped("one node")
     pods = trial.get("pods", "--namespace", trial.namespace, "--selector", f"serving.kserve.io/inferenceservice={CPU}")["items"]
     node = pods[0]["spec"]["nodeName"]
-    options = (
-        "--ignore-daemonsets",
-        "--delete-emptydir-data",
-        "--pod-selector=serving.kserve.io/inferenceservice",
-        "--timeout=300s",
-    )
+    options = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s")
     try:
-        trial.tools.kubectl("drain", node, *options)
-        trial.tools.kubectl(
-            "--namespace", trial.namespace, "wait", "--for=condition=Ready", f"inferenceservice/{CPU}", "--timeout=600s"
-        )
+        trial.tools.kubectl("drain", node, "--pod-selector=serving.kserve.io/inferenceservice", *options)
+        trial.wait_until_ready()
     finally:
         trial.tools.kubectl("uncordon", node)
     return "the predictor runs on another node"

@@ -188,7 +188,7 @@ def main(candidate: Path, dataset: Path, texts: int, repeats: int, threads: int)
     else:
         click.echo("Captum is not installed: its rows are left out (pip install captum)", err=True)
     rows += deletion_rows(engine, validation[:texts], methods)
-    click.echo(f"{measuring.machine(threads)}\n\n{measuring.table(rows)}")
+    click.echo(f"{measuring.provenance(threads)}\n\n{measuring.table(rows)}")
 
 
 if __name__ == "__main__":

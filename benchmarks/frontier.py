@@ -25,11 +25,11 @@ import scipy.special
 import torch
 
 from benchmarks import all_engines
-from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, cross_fitted, machine, ratio, spread, table, timed
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, machine, provenance, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.evaluation import tables
-from goemotions.metrics import classification, strategies
+from goemotions.metrics import cross_fitting, strategies
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.thresholds import Thresholds
@@ -102,10 +102,7 @@ def trained_bag(rows: list[list[int]], targets: np.ndarray) -> Bag:
     """A bag trained on targets in [0, 1], float32 [n, labels]."""
     torch.manual_seed(0)
     bag = Bag(targets.shape[1])
-    optimizers = [
-        torch.optim.SparseAdam(bag.words.parameters(), lr=5e-3),
-        torch.optim.Adam(bag.head.parameters(), lr=5e-3),
-    ]
+    optimizers = [torch.optim.SparseAdam(bag.words.parameters(), lr=5e-3), torch.optim.Adam(bag.head.parameters(), lr=5e-3)]
     for epoch in range(EPOCHS):
         order = np.random.default_rng(epoch).permutation(len(rows))
         for start in range(0, len(order), BATCH):
@@ -141,8 +138,7 @@ def student(
 
 def f1(split: Split, scores: np.ndarray) -> float:
     """Macro F1 on rows that the thresholds were not fitted on."""
-    decided = cross_fitted(strategies.per_label_smoothed, split.labels, scores)
-    return classification.decisions(split.labels, decided)["f1_macro"]
+    return cross_fitting.metrics(split.labels, scores, strategies.per_label_smoothed)["f1_macro"]
 
 
 def margin(scores: np.ndarray, fitted: Thresholds) -> np.ndarray:
@@ -282,7 +278,7 @@ def main(reference: str, model_name: str, source: str, repeats: int, student_epo
     if is_recorded:
         record(tiers, digest)
     click.echo(
-        f"{machine()}; validation of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(rows_of(tiers))}"
+        f"{provenance()}; validation of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(rows_of(tiers))}"
     )
 
 

@@ -417,19 +417,17 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--output", type=Path, default=Path("gpu-results"), help="folder for the results")
     parser.add_argument("--minutes", type=float, default=12.0, help="the run ends after this time")
-    parser.add_argument("--seconds", type=float, default=Scale.seconds, help="duration of a measurement of training speed")
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the run on a CPU")
     parser.add_argument("--prepare", type=Path, metavar="ARCHIVE", help="write the archive and end")
     parser.add_argument("--wheels", type=Path, default=Path("wheels"), help="folder with wheels for the archive")
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="write the section of the document from results and end")
-    parser.add_argument("--document", type=Path, default=Path("docs/benchmarks.md"))
     parser.add_argument("--train", nargs=2, metavar=("MODEL", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    scale = SMALL if options.small else Scale(seconds=options.seconds)
+    scale = SMALL if options.small else Scale()
     if options.prepare:
         gpu_archive.prepare(options.prepare, options.wheels)
     elif options.publish:
-        publish(options.publish, options.document)
+        publish(options.publish, ROOT / "docs" / "benchmarks.md")
     else:
         run(options, scale)
 

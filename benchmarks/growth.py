@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.measuring import Row, forget_peak, machine, peak_mib, ratio, spread, table
+from benchmarks.measuring import Row, compared, forget_peak, peak_mib, provenance, spread, table
 from goemotions.metrics.sorted_scores import SortedScores
 
 # The sources that ingest reads, by the name of its step here.
@@ -176,11 +176,9 @@ def sorting(repeats: int, rows: int) -> list[Row]:
     rows_of_table = [Row(f"sorting {rows:,} rows of {LABELS} columns by NumPy", spread(seconds["sort"], "s"))]
     for name, what, target in (
         ("fit", "one threshold per label", SORTS),
-        ("choose", "all nine strategies, cross-fitted", 0),
+        ("choose", "all nine strategies, cross-fitted", None),
     ):
-        value, text = ratio(seconds[name], seconds["sort"])
-        limit = (f"at most {target:g}", value <= target) if target else ("", None)
-        rows_of_table.append(Row(f"- {what}: {spread(seconds[name], 's')}", text, *limit))
+        rows_of_table.append(compared(f"{what}: {spread(seconds[name], 's')}", seconds[name], seconds["sort"], most=target))
     return rows_of_table
 
 
@@ -223,7 +221,7 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 @click.option("--quick", is_flag=True, help="Up to 10^5 rows and 100 labels.")
 def main(quick: bool) -> None:
     """Measure how the steps grow on this machine."""
-    click.echo(f"{machine()}.\n\n{table(measure(is_quick=quick))}")
+    click.echo(f"{provenance()}.\n\n{table(measure(is_quick=quick))}")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,10 @@ from pathlib import Path
 from statistics import median
 
 import click
-import numpy as np
 import psutil
 
 from goemotions import defaults
 from goemotions.cli.options import MODEL_NAME, together
-from goemotions.metrics import cross_fitting
-from goemotions.metrics.sorted_scores import SortedScores
-from goemotions.metrics.strategies import Fit
 from goemotions.models import devices
 
 DATA = click.option("--data", "source", default="sample", show_default=True, help="The source of the texts.")
@@ -70,6 +66,16 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
     return median(ratios), f"{median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
+def compared(
+    what: str, one: Sequence[float], other: Sequence[float], *, least: float | None = None, most: float | None = None
+) -> Row:
+    """The row of a ratio, with the least or the most that it should be."""
+    value, text = ratio(one, other)
+    if least is not None:
+        return Row(f"- {what}", text, f"at least {least:g}", value >= least)
+    return Row(f"- {what}", text) if most is None else Row(f"- {what}", text, f"at most {most:g}", value <= most)
+
+
 def timed(texts: int, score: Callable[[], object]) -> Callable[[], float]:
     """A function that scores once and returns texts per second."""
 
@@ -111,16 +117,3 @@ def provenance(threads: int = 0) -> str:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return f"{machine(threads)}; commit {commit or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}"
-
-
-def cross_fitted(fit: Fit, labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Decisions, bool [n, labels], each made with thresholds that were fitted on the other folds: an estimate for unseen rows."""
-    fold = cross_fitting.fold_numbers(len(labels), seed)
-    predicted = np.zeros(labels.shape, dtype=bool)
-    for number in range(cross_fitting.FOLDS):
-        held_out = fold == number
-        if held_out.any() and not held_out.all():
-            predicted[held_out] = fit(SortedScores.of(labels[~held_out], probabilities[~held_out])).apply(
-                probabilities[held_out]
-            )
-    return predicted

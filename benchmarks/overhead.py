@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.measuring import DATA, Row, machine, table
+from benchmarks.measuring import DATA, Row, provenance, table
 from pipelines import local, parameters, stack
 
 LONGEST = 60.0
@@ -71,7 +71,7 @@ def measure(source: str) -> list[Row]:
 def main(source: str) -> None:
     """Measure the steps of a run on this machine."""
     rows = measure(source)
-    click.echo(f"{machine()}; {Path(source).name}; one run.\n\n{table(rows)}")
+    click.echo(f"{provenance()}; {Path(source).name}; one run.\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -29,45 +29,23 @@ SMALL = {
 }
 SMALL_VOCABULARY = 400
 CONFIGS: dict[str, dict[str, Any]] = {
-    "roberta-large": {
-        "architectures": ["RobertaForMaskedLM"],
-        "attention_probs_dropout_prob": 0.1,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "hidden_size": 1024,
-        "initializer_range": 0.02,
-        "intermediate_size": 4096,
-        "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 514,
-        "model_type": "roberta",
-        "num_attention_heads": 16,
-        "num_hidden_layers": 24,
-        "pad_token_id": 1,
-        "type_vocab_size": 1,
-        "vocab_size": 50265,
-    },
-    "distilbert": {
-        "activation": "gelu",
-        "architectures": ["DistilBertForMaskedLM"],
-        "attention_dropout": 0.1,
-        "dim": 768,
-        "dropout": 0.1,
-        "hidden_dim": 3072,
-        "initializer_range": 0.02,
-        "max_position_embeddings": 512,
-        "model_type": "distilbert",
-        "n_heads": 12,
-        "n_layers": 6,
-        "pad_token_id": 0,
-        "qa_dropout": 0.1,
-        "seq_classif_dropout": 0.2,
-        "sinusoidal_pos_embds": False,
-        "tie_weights_": True,
-        "transformers_version": "4.10.0.dev0",
-        "vocab_size": 30522,
-    },
+    "roberta-large": json.loads(
+        """
+        {"architectures": ["RobertaForMaskedLM"], "attention_probs_dropout_prob": 0.1, "bos_token_id": 0, "eos_token_id": 2,
+         "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 1024, "initializer_range": 0.02,
+         "intermediate_size": 4096, "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "model_type": "roberta",
+         "num_attention_heads": 16, "num_hidden_layers": 24, "pad_token_id": 1, "type_vocab_size": 1, "vocab_size": 50265}
+        """
+    ),
+    "distilbert": json.loads(
+        """
+        {"activation": "gelu", "architectures": ["DistilBertForMaskedLM"], "attention_dropout": 0.1, "dim": 768,
+         "dropout": 0.1, "hidden_dim": 3072, "initializer_range": 0.02, "max_position_embeddings": 512,
+         "model_type": "distilbert", "n_heads": 12, "n_layers": 6, "pad_token_id": 0, "qa_dropout": 0.1,
+         "seq_classif_dropout": 0.2, "sinusoidal_pos_embds": false, "tie_weights_": true,
+         "transformers_version": "4.10.0.dev0", "vocab_size": 30522}
+        """
+    ),
 }
 TOKENIZER_CONFIGS: dict[str, dict[str, Any]] = {
     "roberta-large": {"model_max_length": 512},
@@ -151,9 +129,7 @@ def _word_pieces(size: int, texts: list[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens(list(BERT_SPECIAL))
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 101), ("[SEP]", 102)],
+        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=[("[CLS]", 101), ("[SEP]", 102)]
     )
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer

@@ -96,15 +96,12 @@ class Rehearsal:
         self.folder = folder
         self.small = small
         self.on_step = on_step
-        self.environment = {**os.environ}
         self.dataset = folder / "dataset"
 
     def start(self, arguments: list[str], log: Path) -> Process:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", *arguments], stdout=output, stderr=subprocess.STDOUT, env=self.environment
-            )
+            popen = subprocess.Popen([sys.executable, "-m", *arguments], stdout=output, stderr=subprocess.STDOUT)
         return Process(popen, log)
 
     def step(self, name: str, model: str, *arguments: str) -> None:
@@ -184,9 +181,7 @@ class Rehearsal:
         write_rows(source)
         self.step("ingest", "", "ingest", "--source", str(source), "--output", str(self.dataset))
         # If the environment names a registry and a store, those are used.
-        named: contextlib.AbstractContextManager[dict[str, str]] = contextlib.nullcontext({})
-        with named if "MLFLOW_TRACKING_URI" in os.environ else stack.running(self.folder / "stack") as environment:
-            self.environment |= environment
+        with contextlib.nullcontext() if "MLFLOW_TRACKING_URI" in os.environ else stack.running(self.folder / "stack"):
             for model in models:
                 self.model(model)
                 self.register(model)

@@ -61,14 +61,7 @@ WORK = Path(".local/reproduce")
 @click.option("--seeds", default=SEEDS_OF_SMALL, show_default=True, help="Seeds of each small student.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
 def main(
-    data: str,
-    weights: tuple[str, ...],
-    models: str,
-    teachers: str,
-    settings: str,
-    precision: str,
-    seeds: int,
-    output: Path,
+    data: str, weights: tuple[str, ...], models: str, teachers: str, settings: str, precision: str, seeds: int, output: Path
 ) -> None:
     """Train, register and measure the models of the report, and write it."""
 

@@ -99,10 +99,7 @@ def record(folder: Path, texts: list[str]) -> Recording:
     """The responses of a server under the load, and its answers to all texts."""
     labels = bundle.load(folder, is_verified=True).taxonomy.names
     seconds: list[float] = []
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        local.served("1", ["--bundle", str(folder)], Path(scratch)) as address,
-    ):
+    with tempfile.TemporaryDirectory() as scratch, local.served("1", ["--bundle", str(folder)], Path(scratch)) as address:
         with local.loaded(address, PATH, texts, RATE, lambda status, content, took: seconds.append(took)):
             while len(seconds) < RECORDED:
                 time.sleep(0.5)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, machine, ratio, spread, table
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, compared, provenance, spread, table
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.models import engines
 from goemotions.prediction import plans, shards
@@ -92,24 +92,17 @@ def rates(folder: Path, source: Path, scratch: Path, repeats: int) -> list[Row]:
     rows = pq.ParquetFile(source).metadata.num_rows
     measured = by_turns(
         repeats,
-        {
-            "engine": scorer.engine,
-            "here": scorer.here,
-            "one": lambda: scorer.workers(1),
-            "two": lambda: scorer.workers(2),
-        },
+        {"engine": scorer.engine, "here": scorer.here, "one": lambda: scorer.workers(1), "two": lambda: scorer.workers(2)},
         warm=False,
     )
-    lines = [
+    return [
         Row(f"the engine in-process, {rows:,} comments, {THREADS} threads", spread(measured["engine"])),
         Row("`goemotions score`, Parquet to Parquet, the same threads", spread(measured["here"])),
+        compared("relative to the engine", measured["here"], measured["engine"], least=0.9),
+        Row("one worker of one thread", spread(measured["one"])),
+        Row("two workers of one thread", spread(measured["two"])),
+        compared("relative to one", measured["two"], measured["one"], least=1.8),
     ]
-    value, text = ratio(measured["here"], measured["engine"])
-    lines.append(Row("- relative to the engine", text, "at least 0.9", value >= 0.9))
-    lines.append(Row("one worker of one thread", spread(measured["one"])))
-    lines.append(Row("two workers of one thread", spread(measured["two"])))
-    value, text = ratio(measured["two"], measured["one"])
-    return [*lines, Row("- relative to one", text, "at least 1.8", value >= 1.8)]
 
 
 def memory(folder: Path, source: Path, few: Path, scratch: Path) -> Row:
@@ -148,7 +141,7 @@ def main(reference: str, model_name: str, source: str, rows: int, repeats: int) 
     """Measure batch scoring on this machine."""
     logging.disable(logging.WARNING)
     lines = measure(reference, model_name, source, rows, repeats)
-    click.echo(f"{machine()}; comments of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(lines)}")
+    click.echo(f"{provenance()}; comments of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(lines)}")
 
 
 if __name__ == "__main__":

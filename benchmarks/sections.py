@@ -6,8 +6,9 @@ from pathlib import Path
 
 HEAD = """# Benchmarks
 
-Written by `make bench` and `make bench-full`, each section by its command. Medians and ranges of alternating runs; a ratio is the
-median over pairs of consecutive runs. Those of the server are in [serving-benchmarks.md](serving-benchmarks.md).
+Written by `make bench` and `make bench-full`, each section by its command, which also measures it anew: its numbers are those of the
+commit that it names. Medians and ranges of alternating runs; a ratio is the median over pairs of consecutive runs. Those of the server
+are in [serving-benchmarks.md](serving-benchmarks.md).
 """
 
 

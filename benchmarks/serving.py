@@ -23,7 +23,7 @@ import click
 import psutil
 
 from benchmarks import all_engines, load, parity
-from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, provenance, ratio, spread, table, timed
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, compared, provenance, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import classification, strategies
@@ -71,17 +71,14 @@ def in_process(folder: Path, texts: list[str], engine: engines.Engine) -> tuple[
                 "engine": timed(len(texts), lambda: engines.score(engine, texts)),
             },
         )
+    tried = ", ".join(map(str, PIPELINE_SIZES))
     rows = [
-        Row(
-            f"transformers pipeline, fp32, batches of {best} (the best of {', '.join(map(str, PIPELINE_SIZES))})",
-            spread(rates["pipeline"]),
-        )
+        Row(f"transformers pipeline, fp32, batches of {best} (the best of {tried})", spread(rates["pipeline"])),
+        Row("ONNX Runtime, dynamic int8, padded batches of 32 in the order of the file", spread(rates["onnxruntime"])),
+        Row(f"the engine {engine.name}, in-process", spread(rates["engine"])),
     ]
-    rows += [Row("ONNX Runtime, dynamic int8, padded batches of 32 in the order of the file", spread(rates["onnxruntime"]))]
-    rows += [Row(f"the engine {engine.name}, in-process", spread(rates["engine"]))]
     for name, title, target in (("pipeline", "the pipeline", 10.0), ("onnxruntime", "ONNX Runtime", 2.5)):
-        value, text = ratio(rates["engine"], rates[name])
-        rows.append(Row(f"- relative to {title}", text, f"at least {target:g}", value >= target))
+        rows.append(compared(f"relative to {title}", rates["engine"], rates[name], least=target))
     return rows, best
 
 
@@ -111,11 +108,7 @@ def served(folder: Path, scratch: Path, texts: list[str], engine: engines.Engine
     with (
         serving(predictor_arguments(folder), scratch / "server.log") as (port, _, ready),
         serving(predictor_arguments(folder, "--no-batching"), scratch / "unbatched.log") as (unbatched, _, _),
-        serving(["-m", "benchmarks.stock", str(folder), str(best)], scratch / "stock.log") as (
-            stock,
-            _,
-            _,
-        ),
+        serving(["-m", "benchmarks.stock", str(folder), str(best)], scratch / "stock.log") as (stock, _, _),
     ):
         rows = [Row("time from start to ready, the model on disk", f"{ready:.1f} s", "at most 5 s", ready <= 5)]
         rates = by_turns(
@@ -128,16 +121,14 @@ def served(folder: Path, scratch: Path, texts: list[str], engine: engines.Engine
                 "stock": lambda: load.closed(stock, ones, clients=64, count=len(ones) // 8).rate(),
             },
         )
-        value, text = ratio(rates["of 32"], rates["engine"])
         rows += [Row("16 clients, 32 texts per request", spread(rates["of 32"]))]
-        rows += [Row("- relative to the engine in-process", text, "at least 0.8", value >= 0.8)]
+        rows += [compared("relative to the engine in-process", rates["of 32"], rates["engine"], least=0.8)]
         rows += [Row("64 clients, one text per request", spread(rates["of 1"]))]
         for name, title, target in (
             ("unbatched", "the server without batching across requests", 1.3),
             ("stock", "KServe's server around the pipeline", 4.0),
         ):
-            value, text = ratio(rates["of 1"], rates[name])
-            rows.append(Row(f"- relative to {title}: {spread(rates[name])}", text, f"at least {target:g}", value >= target))
+            rows.append(compared(f"relative to {title}: {spread(rates[name])}", rates["of 1"], rates[name], least=target))
         return rows + _latency(port, ones, texts, engine, median(rates["of 1"])) + _fairness(port, ones, median(rates["of 1"]))
 
 
@@ -245,11 +236,8 @@ def agreement(folder: Path, scratch: Path, split: Any, predictor: Predictor) -> 
     rows = []
     for name, probabilities, reference, bound in cases:
         grpc_port = stack.free_ports(1)[0]
-        with serving(predictor_arguments(folder, "--engine", name, "--grpc-port", str(grpc_port)), scratch / "parity.log") as (
-            port,
-            _,
-            _,
-        ):
+        arguments = predictor_arguments(folder, "--engine", name, "--grpc-port", str(grpc_port))
+        with serving(arguments, scratch / "parity.log") as (port, *_):
             for way, difference in parity.differences(port, grpc_port, texts, labels, probabilities):
                 what = f"{name}: {len(texts):,} texts by {way}: largest difference to {reference}"
                 rows.append(Row(what, f"{difference:.1e}", f"at most {bound:g}", difference <= bound))

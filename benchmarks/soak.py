@@ -26,7 +26,7 @@ import click
 import psutil
 
 from benchmarks import load
-from benchmarks.measuring import machine
+from benchmarks.measuring import provenance
 from benchmarks.steps import after_training
 from goemotions.defaults import BUCKET, MODEL_NAME
 from goemotions.errors import IntegrityError, StorageError
@@ -329,7 +329,7 @@ def main(minutes: float, seed: int) -> None:
         stack.up(folder / "stack")
         lost, duplicated = lost_versions(tally)
         tally.counts.update({"versions lost": lost, "versions duplicated": duplicated})
-        click.echo(f"{machine()}; {minutes:g} min\n\n{table(tally, minutes)}\n")
+        click.echo(f"{provenance()}; {minutes:g} min\n\n{table(tally, minutes)}\n")
         # A count that is missing is 0.
         losses = (
             "requests lost",

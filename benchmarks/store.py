@@ -23,7 +23,7 @@ import click
 import psutil
 from ruamel.yaml import YAML
 
-from benchmarks.measuring import Row, machine, table
+from benchmarks.measuring import Row, provenance, table
 from goemotions import defaults
 from goemotions.storage import store
 from pipelines import stack
@@ -120,7 +120,7 @@ def measure(gigabytes: float, checkpoint_gb: float = CHECKPOINT_GB) -> list[Row]
 @click.option("--gigabytes", default=20.0, show_default=True, help="How much to write in all.")
 def main(gigabytes: float) -> None:
     """Write and remove checkpoints in the object store."""
-    click.echo(f"{table(measure(gigabytes))}\n\n{machine()}")
+    click.echo(f"{table(measure(gigabytes))}\n\n{provenance()}")
 
 
 if __name__ == "__main__":

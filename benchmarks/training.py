@@ -25,7 +25,7 @@ import transformers
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.loops import OurLoop, operations, trainer, trainer_rate
-from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
+from benchmarks.measuring import DATA, Row, by_turns, compared, provenance, spread, table
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.metrics import classification
 from goemotions.models import engines, profiles
@@ -129,8 +129,7 @@ def rates(material: Material, repeats: int) -> list[Row]:
         Row(f"ours, {precision}, {material.profile.hyperparameters.batch_size} texts per step", spread(measured["ours"])),
     ]
     for name, target in (("old", 12.0), ("tuned", 1.5)):
-        value, text = ratio(measured["ours"], measured[name])
-        rows.append(Row(f"- relative to {name}", text, f"at least {target:g}", value >= target))
+        rows.append(compared(f"relative to {name}", measured["ours"], measured[name], least=target))
     network = material.network()
     tokens, width = int(lengths.mean() * material.profile.hyperparameters.batch_size), network.config.hidden_size
     inner = network.config.intermediate_size
@@ -191,9 +190,7 @@ def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]
 
 
 @click.command()
-@click.option(
-    "--data", "source", default="sample", show_default=True, help="The data set; use the official one for published results."
-)
+@DATA
 @click.option("--profile", "profile_name", default="minilm", show_default=True)
 @click.option("--repeats", default=REPEATS, show_default=True)
 @click.option("--epochs", default=0, help="Compare the quality, too, after this number of epochs (minutes to hours).")
@@ -208,7 +205,9 @@ def main(source: str, profile_name: str, repeats: int, epochs: int, seeds: int) 
         rows = rates(material, repeats)
         if epochs:
             rows += quality(material, dataset, epochs, range(seeds))
-    click.echo(f"{machine()}; {profile_name} on {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(rows)}")
+    click.echo(
+        f"{provenance()}; {profile_name} on {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(rows)}"
+    )
 
 
 if __name__ == "__main__":

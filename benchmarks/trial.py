@@ -100,6 +100,13 @@ class Trial:
     def manifest(self) -> Path:
         return self.folder / "manifests" / "base" / "isvc.yaml"
 
+    def kubectl(self, *arguments: str) -> str:
+        """In the namespace of the trial."""
+        return self.tools.kubectl("--namespace", self.namespace, *arguments)
+
+    def wait_until_ready(self) -> None:
+        self.kubectl("wait", "--for=condition=Ready", f"inferenceservice/{CPU}", "--timeout=600s")
+
     def get(self, *arguments: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(self.tools.kubectl("get", *arguments, "--output", "json"))
         return content
@@ -155,10 +162,8 @@ class Trial:
         name = f"client-{secrets.token_hex(3)}"
         pod = client_pod(name, self.namespace, self.trainer, ["python3", "-c", CLIENT, url, host, str(seconds)])
         self.tools.kubectl("apply", "--filename", "-", text=json.dumps(pod))
-        in_namespace = ("--namespace", self.namespace)
-        limit = f"--timeout={int(seconds) + 180}s"
-        self.tools.kubectl(*in_namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", limit)
-        counts: dict[str, int] = json.loads(self.tools.kubectl(*in_namespace, "logs", name))
+        self.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", f"--timeout={int(seconds) + 180}s")
+        counts: dict[str, int] = json.loads(self.kubectl("logs", name))
         return counts
 
     @contextlib.contextmanager

@@ -85,7 +85,7 @@ def retry(request: Callable[[], R], is_transient: Callable[[Exception], bool], w
 
 @contextlib.contextmanager
 def guarded(check: Callable[[], object]) -> Iterator[None]:
-    """Within the block, a request is repeated only if this check does not raise: a lock may have been lost meanwhile."""
+    """Within the block, a request is repeated, or the next deletion sent, only if this check does not raise: a lock may be lost."""
     token = _CHECK.set(check)
     try:
         yield

@@ -71,9 +71,9 @@ def monitor(server: str, prometheus: str, scored: str, **given: Any) -> None:
 
     if server or prometheus or scored:
         others = given["others"]
-        shared = {name: others[name] for name in ("store",) if name in others}
         of_monitoring = {name: others.pop(name) for name in ("service", "window", "version") if name in others}
-        watched = monitoring_arguments(server, prometheus, scored, shared | of_monitoring, is_local=True)
+        of_both = {name: others[name] for name in ("store",) if name in others}
+        watched = monitoring_arguments(server, prometheus, scored, of_both | of_monitoring, is_local=True)
         local.monitor(model_name=given["model_name"], **watched)
     arguments = _training_arguments(given, is_local=True, pipeline=training.for_run(has_teachers=False, on_reason=True))
     folder = local.run(on_reason=True, **given | arguments)

@@ -18,7 +18,7 @@ HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 
 
 @contextlib.contextmanager
-def logged_to(log: Path, remaining: Remaining | None = None) -> Iterator[None]:
+def logged_to(log: Path, remaining: Remaining | None) -> Iterator[None]:
     """Sends what KFP and the steps print to a log, and the lines of interest to the terminal, too."""
     with Console(log, remaining) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
         # KFP warns at every step that display names and images have no effect on this machine.
@@ -39,7 +39,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
 class Console(io.TextIOBase):
     """Writes everything to a log, and to the terminal the lines that a user waits for: steps, progress, warnings."""
 
-    def __init__(self, log: Path, remaining: Remaining | None = None) -> None:
+    def __init__(self, log: Path, remaining: Remaining | None) -> None:
         self._remaining = remaining
         self._file = log.open("w", encoding="utf-8")
         self._terminal = sys.stdout

@@ -135,10 +135,7 @@ def proxied(stable: str, servers: dict[str, str]) -> Iterator[str]:
     """A proxy of servers by the versions' numbers; yields its address."""
     pairs = [f"{number}={address}" for number, address in servers.items()]
     with subprocess.Popen(
-        [sys.executable, "-m", "pipelines.proxy", stable, *pairs],
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=end_with_parent,
+        [sys.executable, "-m", "pipelines.proxy", stable, *pairs], stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent
     ) as process:
         assert process.stdout
         try:

@@ -140,6 +140,7 @@ def pipeline(
             drift_cooldown_days: Days after a training on the same data in which drift is no reason to train.
         """
 
+        # An input of a step that is not named below is the parameter of the same name.
         step = functools.partial(placement.step, parameters={**locals()}, resources=resources, labels=gpu_labels)
         ingested = step(ingest, source=data)
         dataset = ingested.outputs["dataset"]

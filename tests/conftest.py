@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tests.support.environment  # noqa: F401
 
@@ -27,6 +27,9 @@ from pipelines.run_folder import RunFolder
 from tests.support import repositories
 from tests.support.bundles import assemble
 
+if TYPE_CHECKING:
+    from goemotions.prediction.predictor import Predictor
+
 # One word determines each label, so that even a tiny model learns within seconds.
 CUES = {
     "calm": "lake",
@@ -37,28 +40,8 @@ CUES = {
     "scorn": "gravel",
     "plain": "table",
 }
-FILLERS = [
-    "the",
-    "a",
-    "old",
-    "green",
-    "near",
-    "under",
-    "we",
-    "they",
-    "saw",
-    "found",
-    "left",
-    "kept",
-    "one",
-    "two",
-    "quiet",
-    "loud",
-    "small",
-    "again",
-    "today",
-    "there",
-]
+SENTENCE = "the a old green near under we they saw found left kept one two quiet loud small again today there"
+FILLERS = SENTENCE.split()
 WORDS = [*CUES.values(), *FILLERS]
 
 
@@ -274,6 +257,14 @@ def whole(candidate: Path, made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
+def predictor(whole: Path) -> Predictor:
+    """That bundle with its int8 engine on one thread."""
+    from goemotions.prediction.predictor import Predictor
+
+    return Predictor.load(whole, threads=1)
+
+
+@pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a local stack (SeaweedFS and MLflow) for the tests; it is running, and its variables are set."""
     from pipelines import stack as local_stack
@@ -296,11 +287,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def planted(stack: Path) -> dict[str, str]:
     """Recognizable credentials: the keys of the running stack, a token of the hub, and a user and password of MLflow."""
     user, phrase = "planted-user", "planted/password+" + "7f1d0c"
-    credentials = {
-        "HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5",
-        "MLFLOW_TRACKING_USERNAME": user,
-        "MLFLOW_TRACKING_PASSWORD": phrase,
-    }
+    credentials = {"HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5", "MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": phrase}
     return {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")} | credentials
 
 

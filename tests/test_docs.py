@@ -139,6 +139,15 @@ def test_commands_parse(page: Path) -> None:
             parse(commands, arguments)
 
 
+def test_benchmarks_have_the_options_that_commands_give_them() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in (*PAGES, *(ROOT / "benchmarks").glob("*.py"))]
+    for name, arguments in re.findall(r"python -m benchmarks\.(\w+)([^`;&|#\n]*)", "\n".join([*texts, MAKEFILE])):
+        # Importing all of them takes as long as torch and transformers do.
+        sources = (ROOT / "benchmarks" / f"{module}.py" for module in (name, "measuring"))
+        known = {option for source in sources for option in re.findall(r'"(--[\w-]+)"', source.read_text(encoding="utf-8"))}
+        assert set(re.findall(r"--[\w-]+", arguments)) <= known | {"--model-name"}, f"benchmarks.{name}: {arguments}"
+
+
 @pytest.mark.parametrize("page", WRITTEN, **IDS)
 def test_python_blocks_are_valid_and_import_what_exists(page: Path) -> None:
     for _, language, block in FENCE.findall(page.read_text(encoding="utf-8")):
@@ -149,6 +158,22 @@ def test_python_blocks_are_valid_and_import_what_exists(page: Path) -> None:
                 module = importlib.import_module(str(node.module))
                 for alias in node.names:
                     assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def test_the_maps_of_the_code_name_what_is_there(markdown_tables: Callable[[str], list[list[list[str]]]]) -> None:
+    tables = markdown_tables((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    reading, changing = (next(table for table in tables if title in table[0]) for title in ("minutes", "what"))
+    assert len(reading) > 10
+    assert len(changing) > 40
+    for _, files, names, *_ in (*reading[1:], *changing[1:]):
+        folder, sources = ROOT, ""
+        for file in re.findall("`([^`]+)`", files):
+            # A file without a folder is in that of the one before it, or in a folder of its room.
+            path = next(one for one in (ROOT / file, folder / file, folder.parent / file) if one.exists())
+            folder = path.parent
+            sources += "".join(one.read_text(encoding="utf-8") for one in (path.glob("*.py") if path.is_dir() else [path]))
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert re.search(rf"\b{name.rpartition('.')[2]}\b", sources), f"{files} has no {name}"
 
 
 def test_the_site_has_every_page_once() -> None:

@@ -113,7 +113,21 @@ def test_a_violation_is_reported_with_file_and_line(tmp_path: Path, file: str, s
     assert reason in reported[0]
 
 
-@pytest.mark.parametrize("room", ["registry", "training", "deployment", "evaluation", "serving", "../pipelines"])
+@pytest.mark.parametrize(
+    "room",
+    [
+        "data",
+        "models",
+        "registry",
+        "training",
+        "deployment",
+        "evaluation",
+        "monitoring",
+        "monitoring/drift",
+        "serving",
+        "../pipelines",
+    ],
+)
 def test_the_map_of_a_large_room_names_each_module_once(room: str) -> None:
     folder = ROOT / "goemotions" / room
     table = re.findall(r"^\| ([a-z_, ]+) \|", (folder / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1:]

@@ -167,16 +167,7 @@ def serve(bundle: str, bundle_source: str, model_name: str, engine: str | None, 
 
     limits, shadow, log = record_of(Limits, options), record_of(ShadowSettings, options), record_of(LogSettings, options)
     with as_folder(bundle, model_name, bundle_source, version_number) as (folder, number):
-        settings = server.Settings(
-            folder,
-            number,
-            model_name,
-            engine or "",
-            limits=limits,
-            shadow=shadow,
-            log=log,
-            **options,
-        )
+        settings = server.Settings(folder, number, model_name, engine or "", limits=limits, shadow=shadow, log=log, **options)
         server.serve(settings)
 
 

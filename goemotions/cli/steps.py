@@ -50,9 +50,7 @@ CANDIDATES = click.option(
     help="Column with the labels, or one per label, separated by commas; default: labels, label, or the columns of 0 and 1.",
 )
 @shared.setting(
-    "--split-share",
-    default=defaults.SPLIT_SHARE,
-    help="Share of the rows of train that each split gets that the source lacks.",
+    "--split-share", default=defaults.SPLIT_SHARE, help="Share of the rows of train that each split gets that the source lacks."
 )
 @shared.setting("--split-seed", default=defaults.SPLIT_SEED, help="Seed of the rows that are drawn for them.")
 @click.option("--drop-leaked", is_flag=True, help="Remove texts from train that are also in validation or test.")

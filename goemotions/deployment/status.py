@@ -20,7 +20,10 @@ from goemotions.storage import store
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """Per variant champion and challenger (None if there is none); per InferenceService its manifest entry and its status."""
+    """Per variant champion and challenger (None if there is none); per InferenceService its manifest entry and its status.
+
+    ``unrecorded_moves`` has what the history does not explain (``promotion.unrecorded_move``).
+    """
 
     model_name: str
     champions: Mapping[Variant, Version | None]
@@ -28,6 +31,7 @@ class ModelStatus:
     manifest: dict[str, tuple[str, str]]
     served: dict[str, ServiceStatus]
     notes: list[str] = field(default_factory=list)
+    unrecorded_moves: list[str] = field(default_factory=list)
 
     def table(self) -> str:
         """A row per variant, then the notes on what could not be read."""
@@ -50,8 +54,8 @@ class ModelStatus:
         return "\n".join([*lines, *self.notes])
 
     def disagreements(self) -> list[str]:
-        """One line per difference to the champions, with the command that removes it."""
-        lines = []
+        """One line per difference to the champions, and to their history, with the command that removes it."""
+        lines = [*self.unrecorded_moves]
         for variant in VARIANTS:
             service = kserve.service_name(self.model_name, variant)
             champion, live = self.champions[variant], self.served.get(service)
@@ -98,10 +102,11 @@ def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = 
         variant: model_registry.find_version(model_name, promotion.challenger_alias(variant)) for variant in VARIANTS
     }
     notes += dict.fromkeys(_trust(champions) + _trust(challengers))
+    moves = [promotion.unrecorded_move(model_name, variant, version) for variant, version in champions.items() if version]
     manifest: dict[str, tuple[str, str]] = {}
     with contextlib.suppress(DeploymentError):
         manifest = isvc.read(file)
-    return ModelStatus(model_name, champions, challengers, manifest, served, notes)
+    return ModelStatus(model_name, champions, challengers, manifest, served, notes, list(filter(None, moves)))
 
 
 def _trust(versions: Mapping[Variant, Version | None]) -> list[str]:

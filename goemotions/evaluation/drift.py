@@ -1,4 +1,7 @@
-"""Drift: whether the texts of a window, and what a model predicts for them, are still those of its reference."""
+"""The drift report: what ``goemotions monitor`` stores, and the report and the decision to train again read.
+
+``monitoring.drift`` makes it.
+"""
 
 from __future__ import annotations
 

@@ -40,16 +40,22 @@ PREDICTIONS_CSV = "predictions.csv"
 def evaluate(
     dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]
 ) -> dict[str, float]:
-    """Scores splits with one engine and writes a folder for each, ``outputs`` by split (``write_split``), with its metrics at 0.5.
+    """Scores splits with one engine and writes a folder for each: Predictions, metrics at 0.5 (``write_split``), and more.
 
-    That of validation gets ``reference.json``, too, with which the texts that a server scores are compared.
+    That is what needs the texts: the slice of each row, the metrics per slice, and the scores of counterfactuals; of validation also
+    ``reference.json``, with which the texts that a server scores are compared.
 
-    Each folder also has what needs the texts: the slice of each row and the metrics per slice at 0.5, and scores of counterfactuals.
-
-    The Predictions name the engine that was used: without a GPU, ``torch`` is replaced (``engines.suited``).
+    Args:
+        dataset, model_folder, onnx_folder: what ``ingest``, ``train`` and ``export`` wrote.
+        engine_name: of ``engine_names.NAMES``. Without a GPU, ``torch`` is replaced (``engines.suited``); the Predictions say so.
+        outputs: the folder to write, by split.
 
     Returns:
         The metrics of all splits, named ``<split>/<metric>``.
+
+    Raises:
+        DataError, ModelError: a folder is not what its step wrote.
+        DeviceError: this process was given a GPU and cannot use it.
     """
     splits, info = load_dataset(dataset)
     names, profile = taxonomy_of(info).names, TrainingRecord.read(model_folder).profile["name"]

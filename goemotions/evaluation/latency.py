@@ -5,7 +5,8 @@ slows the other, and what counts is the median of the ratios. The fastest single
 nothing else runs: ratio times that is the latency in ms.
 
 The range goes from the 10th to the 90th percentile of the ratios. A budget below the range is missed, one above it is met; one inside
-it is undecided, because the measurement is too noisy to tell, and then latency decides nothing.
+it is undecided, because the measurement is too noisy to tell, and then latency decides nothing. The percentiles of
+``engines.latency`` are only shown.
 """
 
 from __future__ import annotations

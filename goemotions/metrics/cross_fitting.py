@@ -31,11 +31,6 @@ def draws(rows: int) -> int:
     return min(-(-DECIDED_ROWS // rows), MAX_DRAWS)
 
 
-def fold_numbers(rows: int, seed: int = 0) -> np.ndarray:
-    """The fold that holds each row out, int [rows]."""
-    return np.random.default_rng(seed).permutation(rows) % FOLDS
-
-
 def cross_fitted(labels: np.ndarray, probabilities: np.ndarray, fit: Fit) -> np.ndarray:
     """For each text and label the share of the draws in which it is predicted, by thresholds that were fitted on the other folds.
 
@@ -46,6 +41,11 @@ def cross_fitted(labels: np.ndarray, probabilities: np.ndarray, fit: Fit) -> np.
         for number, held_out in enumerate(folds):
             predicted[fold == number] += _fit_without(held_out, folds, fit).apply(held_out.probabilities)
     return predicted / draws(len(labels))
+
+
+def metrics(labels: np.ndarray, probabilities: np.ndarray, fit: Fit) -> dict[str, float]:
+    """The metrics of one strategy, as ``StrategyResult.cross_fitted``."""
+    return _result(fit, [folds for _, folds in _draw(labels, probabilities)]).cross_fitted
 
 
 def choose(
@@ -92,7 +92,7 @@ def _best(scores: Mapping[str, float], rows: int) -> str:
 def _draw(labels: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[np.ndarray, list[Fold]]]:
     """Each draw: the fold of each row, int [n], and the folds."""
     for seed in range(draws(len(labels))):
-        fold = fold_numbers(len(labels), seed)
+        fold = np.random.default_rng(seed).permutation(len(labels)) % FOLDS
         yield fold, [Fold(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)]
 
 
@@ -100,9 +100,9 @@ def _result(fit: Fit, drawn: Sequence[Sequence[Fold]]) -> StrategyResult:
     whole = SortedScores(drawn[0])
     fitted = fit(whole)
     held_out = add([_decision_counts(_fit_without(fold, folds, fit), fold) for folds in drawn for fold in folds])
-    metrics = classification.decisions_from_counts(held_out, len(drawn) * whole.positives, len(drawn) * whole.rows)
+    decided = classification.decisions_from_counts(held_out, len(drawn) * whole.positives, len(drawn) * whole.rows)
     on_all = add([_decision_counts(fitted, fold) for fold in drawn[0]])
-    return StrategyResult(fitted, metrics, float(f1_score(*on_all, whole.positives).mean()))
+    return StrategyResult(fitted, decided, float(f1_score(*on_all, whole.positives).mean()))
 
 
 def _fit_without(held_out: Fold, folds: Sequence[Fold], fit: Fit) -> Thresholds:

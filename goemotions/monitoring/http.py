@@ -1,4 +1,4 @@
-"""Requests to servers and to Prometheus, with bounds on the time and the size of what they answer."""
+"""Requests to servers and to Prometheus, with bounds on the time and the size of what they return."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from collections.abc import Mapping
 from goemotions.errors import MonitoringUnavailable
 
 TIMEOUT_SECONDS = 10.0
-# Of an answer.
+# Of a response.
 MOST_BYTES = 2**25
 ACCEPT = {"Accept": "text/plain, application/json"}
 
 
 def get(url: str, body: bytes | None = None, headers: Mapping[str, str] = ACCEPT, seconds: float = TIMEOUT_SECONDS) -> bytes:
-    """What a server answers to a GET, or with a body to a POST. User and password in the address are sent as basic authentication.
+    """What a server returns to a GET, or with a body to a POST. User and password in the address are sent as basic authentication.
 
     Neither they nor the headers are sent again to where a redirect leads.
 
     Raises:
-        MonitoringUnavailable: it does not respond, refuses, takes longer, or answers more than ``MOST_BYTES``.
+        MonitoringUnavailable: it does not respond, refuses, takes longer, or returns more than ``MOST_BYTES``.
     """
     parts, deadline, content = urllib.parse.urlsplit(url), time.monotonic() + seconds, bytearray()
     credentials, _, place = parts.netloc.rpartition("@")
@@ -40,7 +40,7 @@ def get(url: str, body: bytes | None = None, headers: Mapping[str, str] = ACCEPT
                 content += part
                 if len(content) > MOST_BYTES or time.monotonic() > deadline:
                     raise MonitoringUnavailable(
-                        f"{place} answers more than {MOST_BYTES >> 20} MiB, or for more than {seconds:g} s"
+                        f"{place} returns more than {MOST_BYTES >> 20} MiB, or for more than {seconds:g} s"
                     )
             # `read1` does not notice that a response is cut.
             if response.length:

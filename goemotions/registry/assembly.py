@@ -31,6 +31,7 @@ from goemotions.registry.bundle import (
 )
 from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.registry.costs import Prices
+from goemotions.storage import folder as folders
 from goemotions.storage import manifest, signature
 from goemotions.usage import Usage
 
@@ -54,7 +55,7 @@ def assemble(
     own = WEIGHTS[metadata.engine]
     others = shutil.ignore_patterns(*(name for name in WEIGHTS.values() if name != own))
     for folder in (artifacts.model, artifacts.onnx):
-        shutil.copytree(folder, output, ignore=others, dirs_exist_ok=True)
+        folders.copy(folder, output, others)
     shutil.copyfile(artifacts.thresholds / thresholds.FILE, output / thresholds.FILE)
     stored = thresholds.read(output / thresholds.FILE)
     consistency.check_files(output, Taxonomy(stored.names), stored, TextEncoder.load(output))

@@ -85,13 +85,18 @@ def record(model: str, version: Version, action: Action, target: str, before: st
 
 def take_back(model: str, own: Change) -> Change | None:
     """Removes a record if the same target was changed since or at the same time; returns that change, or None."""
-    others = [one for version in model_registry.versions(model) for one in history(version) if one != own]
+    others = [one for one in _all(model) if one != own]
     since = [one for one in others if one.target == own.target and one.sequence >= own.sequence]
     if not since:
         return None
     retrying.delete_model_version_tag(model, own.after, own.tag)
     retrying.set_registered_model_tag(model, CHANGES_TAG, str(max(one.sequence for one in others)))
-    return max(since, key=lambda one: (one.sequence, one.at))
+    return max(since, key=_order)
+
+
+def newest(model: str, target: str) -> Change | None:
+    """The last change of an alias or InferenceService; None if there was none."""
+    return max(_all(model, target), key=_order, default=None)
 
 
 def history(version: Version, target: str = "") -> list[Change]:
@@ -101,7 +106,7 @@ def history(version: Version, target: str = "") -> list[Change]:
         TrackingError: a tag holds something else.
     """
     changes = [_read(version, name) for name in version.tags if name.startswith(HISTORY_TAG)]
-    return sorted((one for one in changes if target in ("", one.target)), key=lambda one: (one.sequence, one.at))
+    return sorted((one for one in changes if target in ("", one.target)), key=_order)
 
 
 def mark_retired(model: str, version: Version) -> None:
@@ -112,6 +117,14 @@ def mark_retired(model: str, version: Version) -> None:
 def unmark_retired(model: str, version: Version) -> None:
     """Takes the mark back, while the bundle is still there."""
     retrying.delete_model_version_tag(model, version.number, model_registry.RETIRED_TAG)
+
+
+def _all(model: str, target: str = "") -> list[Change]:
+    return [one for version in model_registry.versions(model) for one in history(version, target)]
+
+
+def _order(change: Change) -> tuple[int, str]:
+    return change.sequence, change.at
 
 
 def _read(version: Version, tag: str) -> Change:

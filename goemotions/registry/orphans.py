@@ -7,19 +7,21 @@ no such run, it is kept, for it may be of another MLflow, or of others; only the
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from goemotions import defaults
-from goemotions.errors import IntegrityError
+from goemotions import defaults, outages
+from goemotions.errors import IntegrityError, StorageError
 from goemotions.registry import model_registry, tracking, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.retirement import DAY_SECONDS, bundle_of
 from goemotions.storage import layout, lock, manifest, store
 from goemotions.storage.backend import File
+from goemotions.storage.lock import Lock
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +85,19 @@ def remove(orphans: list[Orphan]) -> list[Orphan]:
         with lock.hold(orphan.locked) as held:
             is_untouched = _modified(store.files(orphan.location)) == orphan.modified
             if is_untouched and not (bundle_of(orphan.location) and model_registry.versions_of_source(orphan.location)):
-                with held.writing():
+                # A process that was suspended between two of its files must not remove what a step has written meanwhile.
+                with held.writing(), outages.guarded(functools.partial(_require_untouched, orphan, held)):
                     store.remove(orphan.location)
                 removed.append(orphan)
     return removed
+
+
+def _require_untouched(orphan: Orphan, held: Lock) -> None:
+    held.require()
+    if _modified(store.files(orphan.location)) > orphan.modified:
+        raise StorageError(
+            f"{orphan.location} was written to while it was removed, and a part of it is missing: run the step again that wrote it"
+        )
 
 
 def _bundles(location: str, model_name: str, days: float, kept: Collection[object]) -> Iterator[Orphan]:
@@ -100,10 +111,23 @@ def _bundles(location: str, model_name: str, days: float, kept: Collection[objec
 def _trained(location: str, days: float) -> Iterator[Orphan]:
     """Trained models of whose run no version is left."""
     prefix = store.join(location, "trained")
-    for folder, files in store.folders(prefix, 2).items():
-        is_older = _is_complete(files) and _is_older(files, run_id := _run_of(folder), days)
+    for folder, files in _complete(prefix).items():
+        is_older = _is_older(files, run_id := _run_of(folder), days)
         if is_older and all(version.is_retired for version in model_registry.versions_of_run(run_id)):
             yield _orphan(folder, files, prefix)
+
+
+def _complete(prefix: str) -> dict[str, list[File]]:
+    """The folders with a manifest, and their files: the id of a pipeline run may have slashes, so that no depth says which they are."""
+    listed = store.files(prefix)
+    names = [file.name.removesuffix(manifest.NAME) for file in listed if file.name.endswith(f"/{manifest.NAME}")]
+    folders: dict[str, list[File]] = {name: [] for name in names if name.count("/") > 1}
+    for file in listed:
+        parts = file.name.split("/")
+        for end in range(2, len(parts)):
+            if (name := "/".join(parts[:end]) + "/") in folders:
+                folders[name].append(file)
+    return {prefix + name: files for name, files in folders.items()}
 
 
 def _unfinished(location: str, days: float) -> Iterator[Orphan]:

@@ -47,6 +47,20 @@ def is_champion(model_name: str, variant: str, version: Version | None) -> bool:
     return _number(champion(model_name, variant)) == _number(version)
 
 
+def unrecorded_move(model_name: str, variant: Variant, current: Version) -> str:
+    """What is wrong if the recorded moves do not explain the champion: a process that was suspended while it moved the alias and then
+    killed, so that it could not undo that, or somebody who moved it in MLflow. Empty if nothing is."""
+    alias = champion_alias(variant)
+    last = changes.newest(model_name, alias)
+    # A process that is killed before it moves the alias leaves it as it was before.
+    if last is None or current.number in (last.before, last.after):
+        return ""
+    return (
+        f"{alias} is version {current.number}, but {last.by} made it version {last.after} at {last.at}, and no move since is recorded: "
+        f"`make rollback VARIANT={variant} TO={last.after}` takes that back"
+    )
+
+
 def set_champion(model_name: str, version: Version, variant: str, before: str, held: Lock, action: Action = "promote") -> None:
     """Records the move, then moves the alias: after a crash between the two the move can be repeated.
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 
 from goemotions import strict_json
-from goemotions.errors import TrackingError
+from goemotions.errors import LockLost, TrackingError
 from goemotions.registry import model_registry
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.mlflow_client import retrying
@@ -41,12 +41,22 @@ def begin(model: str, service: str, version: Version, record: Record) -> None:
 
     Raises:
         ModelError: one of the versions was retired meanwhile.
+        LockLost: another process has taken over the lock; the record is taken back, as one of the versions may be retired.
     """
-    with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
+    prefix = BundleLocation.parse(version.source).model_prefix
+    with lock.hold(prefix) as held:
         for number in (record.version, record.champion):
             model_registry.get_version(model, number)
-        with held.writing():
-            write(model, service, record)
+        try:
+            with held.writing():
+                write(model, service, record)
+            return
+        except LockLost as error:
+            lost = error
+    with lock.hold(prefix) as held, held.writing():
+        if records(model).get(service) == record:
+            retrying.delete_registered_model_tag(model, TAG + service)
+    raise lost
 
 
 def write(model: str, service: str, record: Record) -> None:

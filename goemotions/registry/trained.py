@@ -22,6 +22,7 @@ from goemotions.models.records import EXPORT_FILE, TrainingRecord
 from goemotions.registry import assembly, references, tracking, trust
 from goemotions.registry.bundle import PER_LABEL, PREDICTIONS, Variant
 from goemotions.registry.candidates import CandidateArtifacts, of_folder
+from goemotions.storage import folder as folders
 from goemotions.storage import layout, manifest, signature, store
 from goemotions.storage.temporary import temporary_folder
 
@@ -39,7 +40,7 @@ def write(output: Path, variants: Mapping[Variant, CandidateArtifacts], **metada
         metadata: for the manifest, such as the pipeline run.
     """
     artifacts = next(iter(variants.values()))
-    shutil.copytree(artifacts.model, output, dirs_exist_ok=True)
+    folders.copy(artifacts.model, output)
     shutil.copyfile(artifacts.onnx / EXPORT_FILE, output / EXPORT_FILE)
     used = {variant: asdict(_write_variant(output / variant, one)) for variant, one in variants.items()}
     record = TrainingRecord.read(artifacts.model)

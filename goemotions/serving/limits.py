@@ -31,7 +31,7 @@ class Limits:
     queue_seconds: float = _limit(
         1.0, "Longest wait in the queue; a request that is expected to wait longer, or has waited longer, is rejected."
     )
-    total_bytes: int = _limit(128 * 2**20, "Most bytes of all bodies in memory.")
+    total_bytes: int = _limit(128 * 2**20, "Most bytes of all bodies in memory; as many over gRPC.")
     head_bytes: int = _limit(
         32 * 1024, "Largest head of a request; also, what its trailers and the framing of its chunks may take."
     )

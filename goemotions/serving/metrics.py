@@ -18,6 +18,8 @@ PLAIN, OPENMETRICS = "text/plain", "application/openmetrics-text"
 # Statuses in metrics only: nginx's for a client that disconnected before the response, and that of a gRPC connection that sends too
 # many frames without effect, HTTP/2's ENHANCE_YOUR_CALM.
 CLIENT_GONE, FLOOD = 499, 420
+# That of a request whose connection was refused, or the rest of it, and has counted it.
+COUNTED = 0
 # Of what this server never does, whoever asks for it.
 UNSUPPORTED = 501
 # The label ``reason`` of a rejected request, by its status.

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from goemotions.serving.traffic.shadow import Shadow
 
 logger = logging.getLogger(__name__)
-# The status of a request whose connection refused the rest of it, and has counted it.
-COUNTED = 0
 T = TypeVar("T")
 
 
@@ -194,10 +192,10 @@ class Service:
             self.log.close()
 
 
-async def handle(protocol: str, handler: Awaitable[T], cancelled: Callable[[], int] = lambda: metrics.CLIENT_GONE) -> T:
+async def handle(protocol: str, handler: Awaitable[T], cancelled: Callable[[], Awaitable[int]] | None = None) -> T:
     """Awaits the handler of one inference request, and records its duration, its status and why it was rejected.
 
-    ``cancelled``: the status of a handler that is cancelled.
+    ``cancelled``: the status of a handler that is cancelled; by default, its client has left.
 
     Raises:
         RequestError: the handler's own; 500 for any other exception, which is logged.
@@ -209,14 +207,16 @@ async def handle(protocol: str, handler: Awaitable[T], cancelled: Callable[[], i
         status = error.status
         raise
     except asyncio.CancelledError:
-        status = cancelled()
+        status = metrics.CLIENT_GONE
+        if cancelled:
+            status = await cancelled()
         raise
     except Exception as error:
         status = 500
         logger.exception("a request failed")
         raise RequestError("the server failed: see its log", status) from error
     finally:
-        if status != COUNTED:
+        if status != metrics.COUNTED:
             metrics.count(protocol, status)
             metrics.series_of_request_seconds(protocol, status).observe(time.perf_counter() - started)
 

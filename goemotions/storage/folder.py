@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -53,6 +53,30 @@ def _temporary(path: Path, ending: str) -> Iterator[Path]:
 def _unique() -> str:
     """An ending that no other writer has, on no host that mounts the folder."""
     return f".{secrets.token_hex(8)}{PARTIAL}"
+
+
+def copy(folder: Path, output: Path, ignore: Callable[[str, list[str]], Collection[str]] | None = None) -> None:
+    """Copies a folder. Links are followed within it, and if it is a snapshot in the hub's cache, within that repository's cache.
+
+    Args:
+        folder: the folder.
+        output: the copy.
+        ignore: as for ``shutil.copytree``.
+
+    Raises:
+        StorageError: a link leads elsewhere, or what should be a file is a pipe or a device.
+    """
+    root = folder.resolve()
+    if root.parent.name == "snapshots":
+        root = root.parents[1]
+
+    def copy_file(source: str, target: str) -> None:
+        path = Path(source).resolve()
+        if not (path.is_file() and path.is_relative_to(root)):
+            raise StorageError(f"{source} is no file of {folder}, but leads to {path}: remove it, or put a copy in its place")
+        shutil.copyfile(path, target)
+
+    shutil.copytree(folder, output, ignore=ignore, dirs_exist_ok=True, copy_function=copy_file)
 
 
 def sweep(folder: Path, age_seconds: float = 0.0) -> None:

@@ -170,6 +170,7 @@ class S3Backend(Backend):
     def delete(self, names: Sequence[str]) -> None:
         with translate_errors(self.location):
             for name in names:
+                outages.guard()
                 client().delete_object(Bucket=self.bucket, Key=self.prefix + name)
 
     def sweep(self, age_seconds: float) -> None:

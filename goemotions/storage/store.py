@@ -98,17 +98,19 @@ def put(folder: Path, location: str) -> None:
     """Copies every file of a folder to a location, the manifest last: until then no reader takes the copy for complete.
 
     Raises:
+        FileChanged: a file was changed or removed meanwhile.
         StorageError: files of the copy are not there when all were written.
     """
-    backend = _backend(location)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in sorted(names, key=lambda name: name == manifest.NAME):
-        if name == manifest.NAME and (lost := {*names} - {name, *(file.name for file in backend.files())}):
+    backend, listed = _backend(location), files(str(folder))
+    names = {file.name for file in listed}
+    for file in sorted(listed, key=lambda file: file.name == manifest.NAME):
+        if file.name == manifest.NAME and (lost := names - {file.name, *(stored.name for stored in backend.files())}):
             raise StorageError(
                 f"{location}: {min(lost)!r} is not there after it was written: it was removed meanwhile, or the store changes such "
                 "names; run the step again"
             )
-        backend.upload(folder / name, name)
+        with reading(str(folder), file):
+            backend.upload(folder / file.name, file.name)
 
 
 def fetch(location: str, folder: Path) -> Path:
@@ -254,8 +256,8 @@ def reading(location: str, file: File) -> Iterator[None]:
     backend = _backend(location)
     try:
         yield
-    except DataError:
-        # A file that is replaced while it is read looks damaged.
+    except (DataError, StorageError, OSError):
+        # A file that is replaced while it is read looks damaged, and to a store that gets it like a damaged request.
         backend.require_unchanged(file)
         raise
     backend.require_unchanged(file)

@@ -64,11 +64,7 @@ def command_of(target: str, *settings: str) -> list[str]:
             ("DATA=a folder", "EPOCHS=3", "WEIGHTS=minilm=w", "SET=seed=1 unlabelled=keep"),
             "pipeline run --data 'a folder' --epochs 3 --weights minilm=w --set 'seed=1 unlabelled=keep'",
         ),
-        (
-            "run",
-            ('SET=settings={"a": {"b": 3}} seed=1',),
-            """pipeline run --set 'settings={"a": {"b": 3}} seed=1'""",
-        ),
+        ("run", ('SET=settings={"a": {"b": 3}} seed=1',), """pipeline run --set 'settings={"a": {"b": 3}} seed=1'"""),
         ("run", ("WEIGHTS=minilm=it's here distilbert=b",), """pipeline run --weights "minilm=it's here distilbert=b" """),
         ("demo", (), "pipeline demo --epochs 2"),
         ("demo", ("EPOCHS=1", "MODEL_NAME=mine"), "pipeline demo --epochs 1 --model-name mine"),

@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp import dsl
@@ -180,19 +181,16 @@ def test_register_writes_versions_and_report_writes_pages(
     for variant in ("gpu", "cpu"):
         for name in ("validation", "test", "thresholds"):
             lists[f"{variant}_{name}"] = [dsl.Artifact(uri=str(candidate / variant / name))]
+    names = {"store": bucket, "pipeline_run": "component-register", "model_name": "component-register"}
+    limits = {"latency_budget_ms": 25.0, "quality_tolerance": 0.0, "cpu_hour_price": 1.0, "gpu_hour_price": 2.0}
+    shared: dict[str, Any] = {**names, **limits}
     registered = dsl.Artifact(uri=str(tmp_path / "registered"))
     register.python_func(
         dataset=dsl.Dataset(uri=str(dataset)),
         **lists,
-        store=bucket,
-        pipeline_run="component-register",
-        model_name="component-register",
-        latency_budget_ms=25.0,
-        quality_tolerance=0.0,
+        **shared,
         auto_promote=False,
         keep_checkpoints=False,
-        cpu_hour_price=1.0,
-        gpu_hour_price=2.0,
         commit="abc",
         image="goemotions-trainer:abc",
         registered=registered,
@@ -207,14 +205,8 @@ def test_register_writes_versions_and_report_writes_pages(
     report.python_func(
         dataset=dsl.Dataset(uri=str(dataset)),
         **lists,
+        **shared,
         registered=registered,
-        pipeline_run="component-register",
-        model_name="component-register",
-        store=bucket,
-        latency_budget_ms=25.0,
-        quality_tolerance=0.0,
-        cpu_hour_price=1.0,
-        gpu_hour_price=2.0,
         mlflow_address="https://mlflow.example/",
         commit="c0ffee",
         folder=dsl.Artifact(uri=str(tmp_path / "folder")),

@@ -30,11 +30,6 @@ LABELS = Labels(("joy", "anger", 'so "so" & <co>'), (0.5, 0.1, 0.5))
 USER = "7f8a2a52-6f6c-4c0e-9df5-1c1f7d3f0f10"
 
 
-@pytest.fixture(scope="module")
-def predictor(whole: Path) -> Predictor:
-    return Predictor.load(whole, threads=1, is_verified=True)
-
-
 def logged(folder: Path, answers: list[dict[str, Any]], *given: dict[str, Any]) -> LogReader:
     write(folder, LABELS, answers, given)
     return LogReader(str(folder), "goemotions")

@@ -192,9 +192,7 @@ def test_models_with_other_labels_are_not_compared(names: tuple[str, ...]) -> No
     champion = candidate(2.0)
     with pytest.raises(ModelError, match="candidate and champion have different labels: register under another model name"):
         gate.compare(
-            candidate(1.0),
-            replace(champion, validation=replace(champion.validation, names=names)),
-            latency_budget_ms=None,
+            candidate(1.0), replace(champion, validation=replace(champion.validation, names=names)), latency_budget_ms=None
         )
 
 

@@ -59,8 +59,7 @@ def test_busy_processes_do_not_change_the_decision(busy: bool, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "decision"),
-    [(10, 20, True), (10, 25, True), (10, 26, None), (25, 40, None), (26, 40, False)],
+    ("low", "high", "decision"), [(10, 20, True), (10, 25, True), (10, 26, None), (25, 40, None), (26, 40, False)]
 )
 def test_a_budget_within_the_range_is_undecided(low: float, high: float, decision: bool | None) -> None:
     assert Latency((low + high) / 2, low, high).is_within(25.0) is decision

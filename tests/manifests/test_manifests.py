@@ -51,12 +51,7 @@ STRING, NAMES = {"type": "string"}, {"type": "object", "additionalProperties": {
 
 
 def fields(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": required | optional,
-        "required": list(required),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": required | optional, "required": list(required), "additionalProperties": False}
 
 
 def resource(spec: dict[str, Any]) -> dict[str, Any]:
@@ -122,9 +117,7 @@ OTHERS = {
                         ),
                     }
                 ),
-                "supportedUriFormats": items(
-                    {**fields({}, prefix=STRING, regex=STRING), "minProperties": 1},
-                ),
+                "supportedUriFormats": items({**fields({}, prefix=STRING, regex=STRING), "minProperties": 1}),
                 "workloadType": {"const": "initContainer"},
             }
         )

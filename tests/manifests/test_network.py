@@ -31,11 +31,11 @@ def own(folder: str) -> dict[str, Pod]:
     return {name: Pod(NAMESPACE, labels) for name, labels in {**predictors, **servers}.items()}
 
 
-def sources(folder: str, target: Pod, port: int, protocol: str = "TCP") -> set[str]:
+def sources(folder: str, target: Pod, port: int) -> set[str]:
     """Who reaches a port of a pod."""
     policies = every("NetworkPolicy", folder).values()
     pods = {**own(folder), **OTHERS}
-    return {name for name, source in pods.items() if source != target and reaches(policies, source, target, port, protocol)}
+    return {name for name, source in pods.items() if source != target and reaches(policies, source, target, port)}
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)

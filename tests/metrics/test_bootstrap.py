@@ -21,11 +21,7 @@ def resampled(draw: st.DrawFn) -> Case:
     values = draw(st.sampled_from([st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1, width=32)]))
     drawn = draw(hnp.arrays(np.int64, (3, shape[0]), elements=st.integers(0, 3)))
     whole = np.ones((1, shape[0]), dtype=np.int64)
-    return (
-        draw(hnp.arrays(bool, shape)),
-        draw(hnp.arrays(np.float32, shape, elements=values)),
-        np.vstack([whole, drawn]),
-    )
+    return (draw(hnp.arrays(bool, shape)), draw(hnp.arrays(np.float32, shape, elements=values)), np.vstack([whole, drawn]))
 
 
 def repeated(case: Case) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -38,10 +38,7 @@ def test_the_error_of_a_constant_is_its_distance_from_the_base_rate() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    hnp.arrays(bool, (12, 3)),
-    hnp.arrays(np.float32, (12, 3), elements=st.floats(0, 1, width=32)),
-)
+@given(hnp.arrays(bool, (12, 3)), hnp.arrays(np.float32, (12, 3), elements=st.floats(0, 1, width=32)))
 def test_the_bins_hold_every_text_label_pair_once(labels: np.ndarray, probabilities: np.ndarray) -> None:
     rows = calibration.reliability(labels, probabilities)
     assert sum(row["count"] for row in rows) == labels.size

@@ -43,9 +43,7 @@ def test_every_step_has_an_image_credentials_and_a_timeout(compiled: tuple[dict[
         assert int(platform[name]["activeDeadlineSeconds"]) > 0
 
 
-def test_shares_are_scored_in_parallel_and_the_last_step_waits_for_all(
-    compiled: tuple[dict[str, Any], dict[str, Any]],
-) -> None:
+def test_shares_are_scored_in_parallel_and_the_last_step_waits_for_all(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
     tasks = compiled[0]["root"]["dag"]["tasks"]
     loop = next(task for task in tasks.values() if "parameterIterator" in task)
     assert "iteratorPolicy" not in loop

@@ -17,11 +17,6 @@ from tests.support.bundles import assemble
 TEXTS = ["we saw the old lake near the green balloon again today, they left", "storm", ""]
 
 
-@pytest.fixture(scope="module")
-def predictor(whole: Path) -> Predictor:
-    return Predictor.load(whole, threads=1)
-
-
 def test_the_chosen_labels_are_explained_and_the_word_that_determines_a_label_has_most(predictor: Predictor) -> None:
     explained = predictor.explain(TEXTS)
     for text, one, prediction in zip(TEXTS, explained, predictor.predict(TEXTS), strict=True):

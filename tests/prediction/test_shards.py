@@ -32,11 +32,6 @@ from goemotions.storage import manifest, s3, store
 WORDS = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", "table"]
 
 
-@pytest.fixture(scope="module")
-def predictor(whole: Path) -> Predictor:
-    return Predictor.load(whole, threads=1)
-
-
 @pytest.fixture(params=["folder", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A location that only this test uses, with its final slash."""

@@ -28,11 +28,6 @@ TEXTS = ["we found the lake", "a quiet balloon under the table"]
 
 
 @pytest.fixture(scope="module")
-def predictor(whole: Path) -> Predictor:
-    return Predictor.load(whole)
-
-
-@pytest.fixture(scope="module")
 def loaded(whole: Path) -> Any:
     return mlflow.pyfunc.load_model(str(whole))
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from hypothesis import strategies as st
 
 from goemotions.cli import main as cli
-from goemotions.errors import ModelError, PromotionRefused, TrackingError
+from goemotions.errors import ModelError, PromotionRefused, StorageError, TrackingError
 from goemotions.registry import changes, model_registry, orphans, promotion, references, retirement, rollouts, tracking, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.changes import HISTORY_TAG, Change
@@ -27,7 +27,7 @@ from goemotions.registry.mlflow_client import retrying
 from goemotions.registry.model_registry import Version
 from goemotions.registry.retirement import DAY_SECONDS, Policy
 from goemotions.registry.rollouts import Record
-from goemotions.storage import layout, lock, manifest, store
+from goemotions.storage import layout, lock, manifest, s3, store
 from tests.support.champions import make_champion
 
 EVERYTHING = Policy(newest=0, days=0)
@@ -383,6 +383,50 @@ def test_what_no_version_refers_to_is_removed_when_it_is_old(model: Model, two_d
     assert not store.files(trained["lost"])
     assert store.files(trained["kept"])
     assert model.stored() == {version.number}
+
+
+def test_a_trained_model_of_a_run_with_slashes_is_removed_when_it_is_old(model: Model, two_days_later: None) -> None:
+    model.add()
+    run_id = model.orphan("crashed").split("/")[-3]
+    location = layout.trained(model.store, "team/nightly/7", "minilm")
+    store.write(location, manifest.NAME, json.dumps({"run_id": run_id, "files": {}}).encode())
+    store.write(location, "cpu/metrics.json", b"{}")
+    beside = layout.trained(model.store, "team/nightly/8", "minilm")
+    store.write(beside, manifest.NAME, json.dumps({"run_id": "0" * 32, "files": {}}).encode())
+    planned = [one for one in orphans.plan(model.name, days=30, trained_days=0) if "trained" in one.location]
+    assert [one.location for one in planned] == [location]
+    orphans.remove(planned)
+    assert not store.files(location)
+    assert store.files(beside)
+
+
+@pytest.mark.fault("lock-lost")
+def test_what_a_step_has_written_meanwhile_stays_when_a_suspended_removal_goes_on(
+    model: Model, two_days_later: None, tmp_path: Path
+) -> None:
+    """Nobody takes over the lock: a step does not need it for its upload."""
+    model.add()
+    tracking.get_or_create_run(model.name, "minilm")
+    location, folder = layout.trained(model.store, model.name, "minilm"), tmp_path / "folder"
+    folder.mkdir()
+    names = ("a", "b", "c")
+    for name in names:
+        (folder / name).write_bytes(b"x")
+        store.write(location, name, b"x")
+    manifest.write(folder)
+    (orphan,) = orphans.plan(model.name, days=0)
+
+    def complete(params: dict[str, str], **_: Any) -> None:
+        if params["Key"].endswith("minilm/a"):
+            events.unregister("before-parameter-build.s3.DeleteObject", complete)
+            time.sleep(1.1)
+            store.put(folder, location)
+
+    events = s3.client().meta.events
+    events.register("before-parameter-build.s3.DeleteObject", complete)
+    with pytest.raises(StorageError, match=rf"{location} was written to while it was removed.*run the step again"):
+        orphans.remove([orphan])
+    assert {file.name for file in store.files(location)} >= {"b", "c"}
 
 
 KILLED = """

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from goemotions.registry import changes, model_registry, promotion, registration, retirement, tracking, trust
+from goemotions.cli import main as cli
+from goemotions.registry import changes, model_registry, promotion, registration, retirement, rollouts, tracking, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.retirement import Policy
 from goemotions.storage import lock, manifest, signature, store
@@ -21,15 +23,15 @@ from tests.support.champions import make_champion
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 4.0
-# The process stops itself just before it sends the first request of this kind.
+# The process stops itself just before it sends the first request of this kind, and may be killed just after it.
 SUSPENDED = """
 import os, signal, sys
 import requests
-from goemotions.registry import model_registry, promotion, registration, retirement, trust
+from goemotions.registry import model_registry, promotion, registration, retirement, rollouts, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.storage import lock
 
-model, method, end, action = sys.argv[1:]
+model, method, end, action, killed = sys.argv[1:]
 lock.LEASE_SECONDS = 4.0
 request = requests.Session.request
 
@@ -37,6 +39,9 @@ def suspended(session, verb, url, *arguments, **options):
     if verb == method and url.endswith(end):
         requests.Session.request = request
         os.kill(os.getpid(), signal.SIGSTOP)
+        if killed:
+            request(session, verb, url, *arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
     return request(session, verb, url, *arguments, **options)
 
 requests.Session.request = suspended
@@ -64,9 +69,9 @@ def model(bucket: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     return name
 
 
-def suspend(model: str, request: tuple[str, str], action: str, meanwhile: Callable[[], object]) -> str:
+def suspend(model: str, request: tuple[str, str], action: str, meanwhile: Callable[[], object], *, killed: bool = False) -> str:
     """What a process writes to stderr that is suspended before a request, for as long as others act."""
-    command = [sys.executable, "-c", SUSPENDED, model, *request, action]
+    command = [sys.executable, "-c", SUSPENDED, model, *request, action, "killed" if killed else ""]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
@@ -79,6 +84,11 @@ def suspend(model: str, request: tuple[str, str], action: str, meanwhile: Callab
     finally:
         process.send_signal(signal.SIGCONT)
     return process.communicate(timeout=60)[1]
+
+
+def status(model: str) -> list[str]:
+    arguments = ["model", "status", "--model-name", model, "--no-cluster"]
+    return CliRunner().invoke(cli.commands, arguments, catch_exceptions=False).output.splitlines()
 
 
 ALIAS, RECORD = ("POST", "/registered-models/alias"), ("POST", "/model-versions/set-tag")
@@ -97,6 +107,33 @@ def test_the_champion_of_the_process_that_took_over_stays(model: str, request_: 
     assert sorted((one.sequence, one.before, one.after) for one in history) == [(1, "", "1"), (history[0].sequence, "1", "3")]
     make_champion(model, "2")
     assert changes.history(model_registry.get_version(model, "2"))[-1].sequence > history[0].sequence
+
+
+@pytest.mark.slow
+@pytest.mark.fault("lock-lost")
+def test_the_status_names_a_champion_that_was_overwritten_by_a_process_which_could_not_undo_it(model: str) -> None:
+    suspend(model, ALIAS, PROMOTE, lambda: make_champion(model, "3"), killed=True)
+    champion = promotion.champion(model, "cpu")
+    assert champion is not None
+    assert champion.number == "2"
+    (line,) = (line for line in status(model) if "champion-cpu" in line)
+    assert "champion-cpu is version 2, but " in line
+    assert "made it version 3" in line
+    assert "`make rollback VARIANT=cpu TO=3`" in line
+    promotion.rollback("cpu", model_name=model, to="3")
+    assert not any("champion-cpu" in line for line in status(model))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("lock-lost", "retired-while-deployed")
+def test_a_rollout_that_is_begun_while_its_version_is_retired_leaves_no_record(model: str) -> None:
+    begin = """
+rollouts.begin(model, "service", model_registry.get_version(model, "2"), rollouts.Record("2", "1", "digest"))
+"""
+    request = ("POST", "/registered-models/set-tag")
+    assert "LockLost" in suspend(model, request, begin, lambda: retirement.retire(model, Policy(newest=0, days=0)))
+    assert model_registry.find_version(model, "2").is_removed  # type: ignore[union-attr]
+    assert rollouts.records(model) == {}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks import all_engines
 from goemotions.cli import main as cli
-from goemotions.errors import IntegrityError, ModelError, WorkflowError
+from goemotions.errors import IntegrityError, ModelError, StorageError, WorkflowError
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
@@ -83,6 +84,42 @@ def test_every_trained_model_is_downloaded_by_its_run_and_profile(
     }
     others = {f"{variant}/{name}" for variant in VARIANTS for name in ("metrics.json", "thresholds.json")}
     assert tables | others | {"config.json", "tokenizer.json", "training.json", "export.json"} <= files_of(tmp_path)
+
+
+@pytest.mark.fault("links")
+@pytest.mark.parametrize("kind", ["file", "folder", "pipe", "device", "nothing"])
+def test_a_link_out_of_a_model_does_not_travel(candidate: Path, tmp_path: Path, kind: str) -> None:
+    shutil.copytree(candidate, tmp_path / "run")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "key").write_text("secret")
+    targets = {"file": tmp_path / "secrets" / "key", "folder": tmp_path / "secrets", "device": Path("/dev/null")}
+    link = tmp_path / "run" / "model" / "notes"
+    os.mkfifo(link) if kind == "pipe" else link.symlink_to(targets.get(kind, tmp_path / "nowhere"))
+    result = download("--run", tmp_path / "run", "--profile", "minilm", "--output", tmp_path / "out")
+    assert isinstance(result.exception, StorageError)
+    assert str(result.exception).startswith(str(link))
+    assert "remove it, or put a copy in its place" in str(result.exception)
+    assert not (tmp_path / "out" / "notes").exists()
+
+
+@pytest.mark.fault("links")
+def test_links_within_a_model_and_to_the_files_of_the_hub_s_cache_are_followed(candidate: Path, tmp_path: Path) -> None:
+    shutil.copytree(candidate, tmp_path / "run")
+    model, cache = tmp_path / "run" / "model", tmp_path / "cache" / "models--org--name"
+    snapshot, blobs = cache / "snapshots" / ("a" * 40), cache / "blobs"
+    shutil.copytree(model, blobs)
+    snapshot.mkdir(parents=True)
+    for path in sorted(blobs.iterdir()):
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", path.name))
+    (snapshot / "README.md").symlink_to("config.json")
+    shutil.rmtree(model)
+    model.symlink_to(snapshot)
+    result = download("--run", tmp_path / "run", "--profile", "minilm", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    copied = {path.name: path for path in (tmp_path / "out").rglob("*")}
+    assert not any(path.is_symlink() for path in copied.values())
+    assert copied[WEIGHTS["torch"]].read_bytes() == (blobs / WEIGHTS["torch"]).read_bytes()
+    assert copied["README.md"].read_bytes() == copied["config.json"].read_bytes()
 
 
 def test_the_downloaded_files_agree_with_each_other(registered: dict[str, RegisteredVersion], tmp_path: Path) -> None:

@@ -50,10 +50,7 @@ CHARTS: dict[str, tuple[Callable[[], figures.Chart], tuple[str, ...]]] = {
     "per-label-f1": (lambda: figures.per_label_f1(PER_LABEL), (*NAMES, *MODELS, *ENGINES, "F1")),
     "label-thresholds": (lambda: figures.label_thresholds(PER_LABEL), (*NAMES, *MODELS, *ENGINES, "threshold")),
     "f1-against-support": (lambda: figures.f1_against_support(PER_LABEL), (*NAMES, *MODELS, *ENGINES, "positives (log)", "F1")),
-    "threshold-curves": (
-        lambda: figures.threshold_curves(CURVES),
-        ("F1", "precision", "macro", "micro", "threshold", "score"),
-    ),
+    "threshold-curves": (lambda: figures.threshold_curves(CURVES), ("F1", "precision", "macro", "micro", "threshold", "score")),
     "label-coverage": (
         lambda: figures.label_coverage(COVERAGE, 3),
         ("global-0.5", "top-k", "1.25 labels per text", "labels ever predicted, of 3"),
@@ -62,10 +59,7 @@ CHARTS: dict[str, tuple[Callable[[], figures.Chart], tuple[str, ...]]] = {
         lambda: figures.precision_recall(NAMES, LABELS, PROBABILITIES),
         ("precision", "recall", "all labels (micro)"),
     ),
-    "reliability": (
-        lambda: figures.reliability(BINS),
-        ("before", "after", "predicted probability", "observed share"),
-    ),
+    "reliability": (lambda: figures.reliability(BINS), ("before", "after", "predicted probability", "observed share")),
     "latency": (lambda: figures.latency_tradeoff(LATENCY), (*MODELS, *ENGINES, "latency in ms (log)", "macro F1", "MiB")),
     "training": (lambda: figures.training_curves(EPOCHS, "loss"), (*MODELS, "epoch", "loss")),
     "buckets": (

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from goemotions.prediction.predictor import Predictor
 from tests.support.servers import Server, serving
 
 
@@ -13,11 +12,6 @@ from tests.support.servers import Server, serving
 def bundle(whole: Path) -> Path:
     """A bundle for CPU, run r1, profile minilm."""
     return whole
-
-
-@pytest.fixture(scope="session")
-def predictor(bundle: Path) -> Predictor:
-    return Predictor.load(bundle, threads=1)
 
 
 @pytest.fixture(scope="module")

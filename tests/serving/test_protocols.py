@@ -582,6 +582,24 @@ def test_calls_that_never_begin_for_their_heads_count_as_the_clients(server: Ser
     connection.close()
 
 
+@pytest.mark.fault("server-blame", "grpc-hostile-client")
+@pytest.mark.parametrize("pause", [0, 0.1], ids=["at once", "later"])
+def test_a_wrong_frame_counts_once_whatever_calls_are_in_progress(server: Server, pause: float) -> None:
+    before, connection = server.metrics(), http2.Connection(server.grpc_port)
+    connection.acknowledge()
+    for _ in range(3):
+        connection.call()
+    time.sleep(pause)
+    connection.send(http2.frame(http2.PING, payload=bytes(7)))
+    assert connection.is_closed(10)
+    name = 'goemotions_requests_total{outcome="client",protocol="grpc"}'
+    assert grown(server, before, name)
+    # Of the calls, which end a moment later.
+    time.sleep(0.3)
+    assert server.metrics()[name] == before.get(name, 0) + 1
+    connection.close()
+
+
 @pytest.mark.fault("server-blame")
 def test_why_the_library_ends_a_call_does_not_depend_on_the_calls_before_it(server: Server) -> None:
     content = message(["lake"]).SerializeToString()

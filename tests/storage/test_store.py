@@ -396,6 +396,26 @@ def test_files_that_change_while_they_are_fetched_are_a_named_error(
     assert done
 
 
+@pytest.mark.parametrize("size", [1, 20 * 2**20], ids=["at once", "in parts"])
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+@pytest.mark.fault("input-changed")
+def test_files_that_change_while_they_are_uploaded_are_a_named_error(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, size: int
+) -> None:
+    make(tmp_path, {"a": b"1", "b": b"1" * size})
+    upload = s3.S3Backend.upload
+
+    def changed(backend: s3.S3Backend, path: Path, name: str) -> None:
+        if name == "b":
+            path.unlink() if change == "removed" else path.write_bytes(b"2" * size)
+        upload(backend, path, name)
+
+    monkeypatch.setattr(s3.S3Backend, "upload", changed)
+    with pytest.raises(FileChanged, match=rf"^{tmp_path}/b has changed since it was listed"):
+        store.put(tmp_path, bucket)
+    assert not store.has(bucket, manifest.NAME)
+
+
 @pytest.mark.fault("bundle-forged")
 def test_of_a_file_that_is_replaced_by_a_large_one_nothing_is_downloaded(
     bucket: str, tmp_path: Path, through: Callable[..., Gateway]

@@ -89,12 +89,12 @@ def at_once(attack: Attack, clients: int) -> Attack:
     return attack_at_once
 
 
-def pipelined(request: bytes, times: int, *, clients: int = 20) -> Attack:
-    """Sends requests without an end, and reads no response."""
+def pipelined(request: bytes, times: int) -> Attack:
+    """Sends requests without an end over twenty connections, and reads no response."""
 
     def attack(server: Server) -> set[int]:
         with contextlib.ExitStack() as stack:
-            opened = [stack.enter_context(connected(server)) for _ in range(clients)]
+            opened = [stack.enter_context(connected(server)) for _ in range(20)]
             content = memoryview(request * times)
             for connection in opened:
                 connection.setblocking(False)
@@ -189,9 +189,9 @@ def dribbled(request: bytes, times: int, *, clients: int, seconds: float) -> Att
     return attack
 
 
-def slow(start: bytes, piece: bytes, *, pause: float, times: int = 200) -> Attack:
-    """Sends the start at once, then a piece per pause."""
-    return sends(start, endless=piece, most=times * len(piece), pause=pause)
+def slow(start: bytes, piece: bytes, *, pause: float) -> Attack:
+    """Sends the start at once, then a piece per pause, at most 200."""
+    return sends(start, endless=piece, most=200 * len(piece), pause=pause)
 
 
 def resets(sent: bytes, *, clients: int = 100) -> Attack:

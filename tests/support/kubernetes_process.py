@@ -45,12 +45,12 @@ class Kubernetes:
         urllib.request.urlopen(request, timeout=10).close()
 
 
-def kubeconfig(path: Path, url: str, token: str = TOKEN) -> None:
+def kubeconfig(path: Path, url: str) -> None:
     content = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": token}}],
+        "users": [{"name": "u", "user": {"token": TOKEN}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
         "current-context": "x",
     }

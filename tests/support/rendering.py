@@ -66,7 +66,7 @@ def pod(isvc: dict[str, Any], folder: str) -> dict[str, Any]:
         "spec": {
             **{name: value for name, value in predictor.items() if name not in taken},
             "initContainers": [
-                {**storage, "args": [predictor["model"]["storageUri"], "/mnt/models"], "volumeMounts": [models]},
+                {**storage, "args": [predictor["model"]["storageUri"], "/mnt/models"], "volumeMounts": [models]}
             ],
             "containers": [container],
             "volumes": [*runtime["volumes"], {"name": "kserve-provision-location", "emptyDir": {}}],

@@ -51,26 +51,22 @@ COMMON: Json = {
     "initializer_range": 0.02,
     **SMALL,
 }
-BERT_CONFIG: Json = {
-    **COMMON,
-    "gradient_checkpointing": False,
-    "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 512,
-    "model_type": "bert",
-    "pad_token_id": 0,
-    "position_embedding_type": "absolute",
-    "transformers_version": "4.6.0.dev0",
-    "type_vocab_size": 2,
-    "use_cache": True,
-}
-SENTENCEPIECE_ROBERTA_CONFIG: Json = {
-    **COMMON,
-    "layer_norm_eps": 1e-05,
-    "max_position_embeddings": 514,
-    "output_past": True,
-    "pad_token_id": 1,
-    "type_vocab_size": 1,
-}
+BERT_CONFIG: Json = (
+    json.loads(
+        """
+    {"gradient_checkpointing": false, "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "bert",
+     "pad_token_id": 0, "position_embedding_type": "absolute", "transformers_version": "4.6.0.dev0", "type_vocab_size": 2,
+     "use_cache": true}
+    """
+    )
+    | COMMON
+)
+SENTENCEPIECE_ROBERTA_CONFIG: Json = (
+    json.loads(
+        '{"layer_norm_eps": 1e-05, "max_position_embeddings": 514, "output_past": true, "pad_token_id": 1, "type_vocab_size": 1}'
+    )
+    | COMMON
+)
 # Files in other formats, which are not read.
 OTHERS = (".gitattributes", "README.md", "pytorch_model.bin", "rust_model.ot", "tf_model.h5")
 
@@ -103,8 +99,7 @@ def diverging(source: Path, folder: Path) -> Path:
 
 
 def _roberta(folder: Path, words: Sequence[str]) -> None:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = list(dict.fromkeys((f"Ġ{word}"[:end], word[end - 1]) for word in words for end in range(1, len(word) + 1)))
+    alphabet, merges = _byte_pairs(words)
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *alphabet, *("".join(pair) for pair in merges), "<mask>"]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     joined = [" ".join(pair) for pair in merges]
@@ -114,15 +109,10 @@ def _roberta(folder: Path, words: Sequence[str]) -> None:
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
         "post_processor": _roberta_processing(),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
-        "model": {
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "vocab": vocabulary,
-            "merges": joined,
-        },
+        "model": json.loads(
+            '{"dropout": null, "unk_token": null, "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": false}'
+        )
+        | {"vocab": vocabulary, "merges": joined},
     }
     _write_tokenizer(folder, special, content)
     _write_json(folder / "vocab.json", vocabulary)
@@ -151,17 +141,16 @@ def _minilm(folder: Path, words: Sequence[str]) -> None:
     vocabulary = _bert_tokenizer(folder, words, padding=(0, "[PAD]"))
     names = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("unk", "sep", "pad", "cls", "mask")}
     _write_json(folder / "special_tokens_map.json", names)
-    tokenizer = {
-        "do_lower_case": True,
-        **names,
-        "tokenize_chinese_chars": True,
-        "strip_accents": None,
-        "name_or_path": "nreimers/MiniLM-L6-H384-uncased",
-        "do_basic_tokenize": True,
-        "never_split": None,
-        "tokenizer_class": "BertTokenizer",
-        "model_max_length": 512,
-    }
+    tokenizer = (
+        json.loads(
+            """
+        {"do_lower_case": true, "tokenize_chinese_chars": true, "strip_accents": null,
+         "name_or_path": "nreimers/MiniLM-L6-H384-uncased", "do_basic_tokenize": true, "never_split": null,
+         "tokenizer_class": "BertTokenizer", "model_max_length": 512}
+        """
+        )
+        | names
+    )
     _write_json(folder / "tokenizer_config.json", tokenizer)
     _write_sentence_transformer(folder, max_length=256)
     published = {
@@ -186,32 +175,24 @@ def _mpnet(folder: Path, words: Sequence[str]) -> None:
     mask = {"content": "<mask>", "single_word": False, "lstrip": True, "rstrip": False, "normalized": False}
     tokens = {f"{kind}_token": token for kind, token in names.items()}
     _write_json(folder / "special_tokens_map.json", tokens | {"mask_token": mask})
-    tokenizer = {
-        "do_lower_case": True,
-        **tokens,
-        "tokenize_chinese_chars": True,
-        "strip_accents": None,
-        "model_max_length": 512,
-        "special_tokens_map_file": None,
-        "name_or_path": "microsoft/mpnet-base",
-        "tokenizer_class": "MPNetTokenizer",
-    }
+    tokenizer = (
+        json.loads(
+            """
+        {"do_lower_case": true, "tokenize_chinese_chars": true, "strip_accents": null, "model_max_length": 512,
+         "special_tokens_map_file": null, "name_or_path": "microsoft/mpnet-base", "tokenizer_class": "MPNetTokenizer"}
+        """
+        )
+        | tokens
+    )
     _write_json(folder / "tokenizer_config.json", tokenizer)
     _write_sentence_transformer(folder, max_length=384)
-    config = {
-        **COMMON,
-        "_name_or_path": "microsoft/mpnet-base",
-        "architectures": ["MPNetForMaskedLM"],
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 514,
-        "model_type": "mpnet",
-        "pad_token_id": 1,
-        "relative_attention_num_buckets": 32,
-        "transformers_version": "4.8.2",
-        "vocab_size": len(vocabulary),
-    }
+    config = json.loads(
+        """
+        {"_name_or_path": "microsoft/mpnet-base", "architectures": ["MPNetForMaskedLM"], "bos_token_id": 0, "eos_token_id": 2,
+         "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "model_type": "mpnet", "pad_token_id": 1,
+         "relative_attention_num_buckets": 32, "transformers_version": "4.8.2"}
+        """
+    ) | {**COMMON, "vocab_size": len(vocabulary)}
     tensors = transformers.MPNetModel(_seeded(transformers.MPNetConfig(**config))).state_dict()
     _write_weights(folder, config, tensors | {"embeddings.position_ids": torch.arange(514)[None]})
 
@@ -233,19 +214,15 @@ def _electra(folder: Path, words: Sequence[str]) -> None:
     """The discriminator; published as a pickle only, so these are its converted weights."""
     vocabulary = _bert_tokenizer(folder, words)
     _write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "model_max_length": 512})
-    config = BERT_CONFIG | {
-        "architectures": ["ElectraForPreTraining"],
-        "embedding_size": 16,
-        "model_type": "electra",
-        "summary_activation": "gelu",
-        "summary_last_dropout": 0.1,
-        "summary_type": "first",
-        "summary_use_proj": True,
-        "vocab_size": len(vocabulary),
-    }
-    _write_weights(
-        folder, config, transformers.ElectraForPreTraining(_seeded(transformers.ElectraConfig(**config))).state_dict()
+    published = json.loads(
+        """
+        {"architectures": ["ElectraForPreTraining"], "embedding_size": 16, "model_type": "electra",
+         "summary_activation": "gelu", "summary_last_dropout": 0.1, "summary_type": "first", "summary_use_proj": true}
+        """
     )
+    config = BERT_CONFIG | published | {"vocab_size": len(vocabulary)}
+    network = transformers.ElectraForPreTraining(_seeded(transformers.ElectraConfig(**config)))
+    _write_weights(folder, config, network.state_dict())
 
 
 def _albert(folder: Path, words: Sequence[str]) -> None:
@@ -259,55 +236,32 @@ def _albert(folder: Path, words: Sequence[str]) -> None:
     _write_tokenizer(folder, special, content)
     (folder / "spiece.model").write_text("not read")
     _write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
-    config = {
-        "architectures": ["AlbertForMaskedLM"],
-        "attention_probs_dropout_prob": 0,
-        "bos_token_id": 2,
-        "classifier_dropout_prob": 0.1,
-        "down_scale_factor": 1,
-        "embedding_size": 16,
-        "eos_token_id": 3,
-        "gap_size": 0,
-        "hidden_act": "gelu_new",
-        "hidden_dropout_prob": 0,
-        "initializer_range": 0.02,
-        "inner_group_num": 1,
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": 512,
-        "model_type": "albert",
-        "net_structure_type": 0,
-        "num_hidden_groups": 1,
-        "num_memory_blocks": 0,
-        "pad_token_id": 0,
-        "type_vocab_size": 2,
-        "vocab_size": len(pieces),
-        **SMALL,
-    }
+    config = json.loads(
+        """
+        {"architectures": ["AlbertForMaskedLM"], "attention_probs_dropout_prob": 0, "bos_token_id": 2,
+         "classifier_dropout_prob": 0.1, "down_scale_factor": 1, "embedding_size": 16, "eos_token_id": 3, "gap_size": 0,
+         "hidden_act": "gelu_new", "hidden_dropout_prob": 0, "initializer_range": 0.02, "inner_group_num": 1,
+         "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "albert", "net_structure_type": 0,
+         "num_hidden_groups": 1, "num_memory_blocks": 0, "pad_token_id": 0, "type_vocab_size": 2}
+        """
+    ) | {"vocab_size": len(pieces), **SMALL}
     network = transformers.AlbertForPreTraining(_seeded(transformers.AlbertConfig(**config)))
     _write_weights(folder, config, network.state_dict())
 
 
 def _xlm_roberta(folder: Path, words: Sequence[str]) -> None:
-    published = {
-        "architectures": ["XLMRobertaForMaskedLM"],
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "model_type": "xlm-roberta",
-        "position_embedding_type": "absolute",
-        "transformers_version": "4.17.0.dev0",
-        "use_cache": True,
-    }
+    published = json.loads(
+        """
+        {"architectures": ["XLMRobertaForMaskedLM"], "bos_token_id": 0, "eos_token_id": 2, "model_type": "xlm-roberta",
+         "position_embedding_type": "absolute", "transformers_version": "4.17.0.dev0", "use_cache": true}
+        """
+    )
     names = ["<s>", "<pad>", "</s>", "<unk>"]
     _sentencepiece_roberta(folder, words, names, published, transformers.XLMRobertaForMaskedLM, transformers.XLMRobertaModel)
 
 
 def _camembert(folder: Path, words: Sequence[str]) -> None:
-    published = {
-        "architectures": ["CamembertForMaskedLM"],
-        "bos_token_id": 5,
-        "eos_token_id": 6,
-        "model_type": "camembert",
-    }
+    published = {"architectures": ["CamembertForMaskedLM"], "bos_token_id": 5, "eos_token_id": 6, "model_type": "camembert"}
     names = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
     _sentencepiece_roberta(folder, words, names, published, transformers.CamembertForMaskedLM, transformers.CamembertModel)
 
@@ -343,37 +297,23 @@ def _deberta(folder: Path, words: Sequence[str]) -> None:
     _write_tokenizer(folder, special, content)
     (folder / "spm.model").write_text("not read")
     _write_json(folder / "tokenizer_config.json", {"do_lower_case": False, "vocab_type": "spm"})
-    config = {
-        **COMMON,
-        "model_type": "deberta-v2",
-        "max_position_embeddings": 512,
-        "relative_attention": True,
-        "position_buckets": 256,
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "pos_att_type": "p2c|c2p",
-        "layer_norm_eps": 1e-7,
-        "max_relative_positions": -1,
-        "position_biased_input": False,
-        "type_vocab_size": 0,
-        "vocab_size": len(pieces),
-    }
+    config = json.loads(
+        """
+        {"model_type": "deberta-v2", "max_position_embeddings": 512, "relative_attention": true, "position_buckets": 256,
+         "norm_rel_ebd": "layer_norm", "share_att_key": true, "pos_att_type": "p2c|c2p", "layer_norm_eps": 1e-07,
+         "max_relative_positions": -1, "position_biased_input": false, "type_vocab_size": 0}
+        """
+    ) | {**COMMON, "vocab_size": len(pieces)}
     network = transformers.DebertaV2Model(_seeded(transformers.DebertaV2Config(**config)))
     tensors = {f"deberta.{name}": tensor.half() for name, tensor in network.state_dict().items()}
     _write_weights(folder, config, tensors)
 
 
 def _modernbert(folder: Path, words: Sequence[str]) -> None:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = list(dict.fromkeys((f"Ġ{word}"[:end], word[end - 1]) for word in words for end in range(1, len(word) + 1)))
+    alphabet, merges = _byte_pairs(words)
     kinds = ("UNK", "CLS", "SEP", "PAD", "MASK")
-    tokens = [
-        "|||IP_ADDRESS|||",
-        "<|padding|>",
-        *alphabet,
-        *("".join(pair) for pair in merges),
-        *(f"[{kind}]" for kind in kinds),
-    ]
+    joined = ("".join(pair) for pair in merges)
+    tokens = ["|||IP_ADDRESS|||", "<|padding|>", *alphabet, *joined, *(f"[{kind}]" for kind in kinds)]
     ids = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     special = [_added(ids, f"[{kind}]", lstrip=kind == "MASK") for kind in kinds]
     content = {
@@ -381,18 +321,13 @@ def _modernbert(folder: Path, words: Sequence[str]) -> None:
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "post_processor": _template(["[CLS]", "A", "[SEP]"], ["[CLS]", "A", "[SEP]", "B", "[SEP]"], ids),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": ids,
-            "merges": [list(pair) for pair in merges],
-        },
+        "model": json.loads(
+            """
+            {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+             "fuse_unk": false, "byte_fallback": false, "ignore_merges": false}
+            """
+        )
+        | {"vocab": ids, "merges": [list(pair) for pair in merges]},
     }
     _write_tokenizer(folder, special, content)
     names = {f"{kind.lower()}_token": f"[{kind}]" for kind in kinds}
@@ -405,41 +340,23 @@ def _modernbert(folder: Path, words: Sequence[str]) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     _write_json(folder / "tokenizer_config.json", tokenizer)
-    config = {
-        "architectures": ["ModernBertForMaskedLM"],
-        "attention_bias": False,
-        "attention_dropout": 0.0,
+    config = json.loads(
+        """
+        {"architectures": ["ModernBertForMaskedLM"], "attention_bias": false, "attention_dropout": 0.0,
+         "classifier_activation": "gelu", "classifier_bias": false, "classifier_dropout": 0.0, "classifier_pooling": "mean",
+         "decoder_bias": true, "deterministic_flash_attn": false, "embedding_dropout": 0.0, "global_attn_every_n_layers": 3,
+         "global_rope_theta": 160000.0, "gradient_checkpointing": false, "hidden_activation": "gelu",
+         "initializer_cutoff_factor": 2.0, "initializer_range": 0.02, "layer_norm_eps": 1e-05, "local_attention": 128,
+         "local_rope_theta": 10000.0, "max_position_embeddings": 8192, "mlp_bias": false, "mlp_dropout": 0.0,
+         "model_type": "modernbert", "norm_bias": false, "norm_eps": 1e-05, "position_embedding_type": "absolute",
+         "tie_word_embeddings": true, "torch_dtype": "float32", "transformers_version": "4.47.0.dev0"}
+        """
+    ) | {
         "bos_token_id": ids["[CLS]"],
-        "classifier_activation": "gelu",
-        "classifier_bias": False,
-        "classifier_dropout": 0.0,
-        "classifier_pooling": "mean",
         "cls_token_id": ids["[CLS]"],
-        "decoder_bias": True,
-        "deterministic_flash_attn": False,
-        "embedding_dropout": 0.0,
         "eos_token_id": ids["[SEP]"],
-        "global_attn_every_n_layers": 3,
-        "global_rope_theta": 160000.0,
-        "gradient_checkpointing": False,
-        "hidden_activation": "gelu",
-        "initializer_cutoff_factor": 2.0,
-        "initializer_range": 0.02,
-        "layer_norm_eps": 1e-05,
-        "local_attention": 128,
-        "local_rope_theta": 10000.0,
-        "max_position_embeddings": 8192,
-        "mlp_bias": False,
-        "mlp_dropout": 0.0,
-        "model_type": "modernbert",
-        "norm_bias": False,
-        "norm_eps": 1e-05,
         "pad_token_id": ids["[PAD]"],
-        "position_embedding_type": "absolute",
         "sep_token_id": ids["[SEP]"],
-        "tie_word_embeddings": True,
-        "torch_dtype": "float32",
-        "transformers_version": "4.47.0.dev0",
         "vocab_size": len(ids),
         **SMALL,
     }
@@ -460,6 +377,12 @@ WRITERS: dict[str, Callable[[Path, Sequence[str]], None]] = {
     MODERNBERT: _modernbert,
     CAMEMBERT: _camembert,
 }
+
+
+def _byte_pairs(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The bytes, and the merges that make each word after a space one token."""
+    merges = dict.fromkeys((f"Ġ{word}"[:end], word[end - 1]) for word in words for end in range(1, len(word) + 1))
+    return sorted(pre_tokenizers.ByteLevel.alphabet()), list(merges)
 
 
 def _word_pieces(folder: Path, tokens: list[str]) -> dict[str, int]:
@@ -519,13 +442,12 @@ def _bert_content(vocabulary: dict[str, int]) -> Json:
     """The parts of tokenizer.json between ``added_tokens`` and its end."""
 
     return {
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": True,
-            "strip_accents": None,
-            "lowercase": True,
-        },
+        "normalizer": json.loads(
+            """
+            {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+             "lowercase": true}
+            """
+        ),
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": _template(*BERT_TEMPLATE, vocabulary),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
@@ -540,13 +462,9 @@ def _bert_content(vocabulary: dict[str, int]) -> Json:
 
 
 def _roberta_processing() -> Json:
-    return {
-        "type": "RobertaProcessing",
-        "sep": ["</s>", 2],
-        "cls": ["<s>", 0],
-        "trim_offsets": True,
-        "add_prefix_space": False,
-    }
+    return json.loads(
+        '{"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": true, "add_prefix_space": false}'
+    )
 
 
 def _added(vocabulary: dict[str, int], token: str, *, normalized: bool = False, lstrip: bool = False) -> Json:

@@ -73,10 +73,8 @@ def quality(reference: Traffic, window: Traffic, measured_f1: tuple[float, ...] 
     ]
 
 
-# The tests before the correction: an alarm is a move that matters.
-
-
 def _rates(reference: Traffic, window: Traffic) -> Iterator[DriftTest]:
+    """Before the correction, as those below: an alarm is an effect that matters."""
     from scipy.stats import hypergeom
 
     both = window.predicted + reference.predicted

@@ -190,6 +190,8 @@ class _Runner:
         state = self.state
         while state.phase == RUNNING:
             self.save()
+            # One that was suspended while it began may have written its own record over it.
+            rollouts.write(self.rollout.model_name, state.service, state.record())
             if reason := self._obsolete() or self._set_share():
                 self._decide(ROLLING_BACK, reason)
                 return

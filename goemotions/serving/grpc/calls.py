@@ -18,7 +18,7 @@ from goemotions.serving.admission.turns import Refusals
 from goemotions.serving.grpc import wire
 from goemotions.serving.grpc.relay import Relay, Relays
 from goemotions.serving.limits import Limits
-from goemotions.serving.metrics import CLIENT_GONE
+from goemotions.serving.metrics import CLIENT_GONE, COUNTED
 from goemotions.serving.protocols import schema
 from goemotions.serving.service import handle
 
@@ -57,6 +57,7 @@ class CallLimiter(grpc.aio.ServerInterceptor):
         self._relays = relays
         # The timeouts of the messages.
         self._arriving = Arriving()
+        relays.make_room = lambda: self._arriving.reject_oldest(relays.bytes.of)
         self._refusals = Refusals()
         self._is_closing = self._has_closed = False
 
@@ -88,7 +89,7 @@ class CallLimiter(grpc.aio.ServerInterceptor):
             except RequestError as error:
                 if error.retry_after:
                     context.set_trailing_metadata((("retry-after", str(error.retry_after)),))
-                if not is_inference:
+                if not is_inference and error.status != COUNTED:
                     metrics.count("grpc", error.status)
                 code, message = CODES.get(error.status, grpc.StatusCode.INTERNAL), schema.shorten(str(error))
             except Exception:
@@ -106,8 +107,8 @@ class CallLimiter(grpc.aio.ServerInterceptor):
     async def _response(self, handler: Any, context: Any, relay: Relay | None, is_inference: bool) -> Any:
         if self._is_closing and is_inference:
             raise RequestError("the server is shutting down: connect again", 503)
-        if relay is None:
-            raise RequestError("the client disconnected", CLIENT_GONE)
+        if relay is None or relay.is_closed:
+            raise RequestError("the client disconnected", await self._status_if_ended(context, relay))
         relay.begin_call(context)
         context.add_done_callback(lambda _: relay.end_call(context))
         content = await self._message(context, relay, is_inference)
@@ -125,12 +126,12 @@ class CallLimiter(grpc.aio.ServerInterceptor):
                 await self._refusals.wait(error, size)
             raise
 
-    def _status_if_ended(self, context: Any, relay: Relay | None) -> int:
+    async def _status_if_ended(self, context: Any, relay: Relay | None) -> int:
         """The status of a call that the library has ended, with an answer to its client."""
         if self._has_closed:
             return 503
         is_late = context.time_remaining() == 0
-        return CLIENT_GONE if is_late or relay is None else relay.status_of_ended()
+        return CLIENT_GONE if is_late or relay is None else await relay.status_of_ended()
 
     def _parse(self, content: bytes, handler: Any) -> Any:
         if len(content) > SMALL_BYTES:
@@ -146,6 +147,8 @@ class CallLimiter(grpc.aio.ServerInterceptor):
         try:
             async with asyncio.timeout(self._limits.read_seconds) as timeout:
                 self._arriving.add(relay.peer, timeout)
+                # What arrived before the call began could not end it.
+                self._relays.check_room(relay.peer)
                 message = await context.read()
         except TimeoutError as error:
             if timeout not in self._arriving:
@@ -154,7 +157,7 @@ class CallLimiter(grpc.aio.ServerInterceptor):
         finally:
             self._arriving.remove(timeout)
         if message is grpc.aio.EOF:
-            raise RequestError("the call ended without a message", self._status_if_ended(context, relay))
+            raise RequestError("the call ended without a message", await self._status_if_ended(context, relay))
         if len(message) > SMALL_BYTES and not is_inference:
             raise RequestError(f"the message is larger than {SMALL_BYTES:,} bytes", 413)
         return bytes(message)

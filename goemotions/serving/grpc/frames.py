@@ -56,9 +56,10 @@ class _Allowance:
 
 @dataclass
 class _Call:
-    """A call without an answer: when it began, whether its message did, and whether the library ends it for its size."""
+    """A call without an answer: when it began, its bytes, whether its message began, and whether the library ends it for its size."""
 
     began: float
+    size: int = 0
     has_message: bool = False
     is_too_large: bool = False
 
@@ -73,6 +74,8 @@ class Frames:
         self._calls: dict[int, _Call] = {}
         # How many messages are too large, and how many calls the client left: the library ends them all in one way.
         self._too_large = self._left = 0
+        # The bytes of the calls without an answer. Those of calls beyond the limit count until the connection ends.
+        self.held = 0
         # The stream of the newest call.
         self.last = 0
         # Why the library closes the connection; 0 once either side has said that it ends as it should.
@@ -91,10 +94,13 @@ class Frames:
             return False
         if kind == DATA:
             self.count_bytes(length_of(frame))
-            if call and not call.has_message:
+            if call:
+                call.size += length_of(frame)
+                self.held += length_of(frame)
+            if call and not call.has_message and length_of(frame):
                 self._note_message(call, frame[HEAD_BYTES:])
         elif kind == RST_STREAM and call:
-            del self._calls[stream]
+            self._end(stream)
             self._left += 1
             self._too_large -= call.is_too_large
             is_reset_at_once = now - call.began < RESET_SECONDS
@@ -103,18 +109,15 @@ class Frames:
         return (is_reset_at_once and not self._resets.take(now)) or not self._others.take(now)
 
     def note_answer(self, frame: bytes) -> int:
-        """Notes the first or the last frame of an answer: the status of a call that never begins, otherwise 0.
-
-        One of the library precedes the question why the call has ended.
-        """
-        self._calls.pop(stream_of(frame), None)
+        """Notes the first or the last frame of an answer: the status of a call that never begins, otherwise 0."""
+        self._end(stream_of(frame))
         self._too_large += EXPANDED in frame
         return 400 if UNREADABLE.search(frame) else 0
 
     def note_reset(self, frame: bytes, now: float) -> tuple[int, bool]:
         """Notes that the library resets a call: the status of one that never begins, otherwise 0, and whether it is one too many."""
         error = int.from_bytes(frame[HEAD_BYTES:], "big")
-        self._calls.pop(stream_of(frame), None)
+        self._end(stream_of(frame))
         return NEVER_BEGUN.get(error, 0), error != NO_ERROR and not self._resets.take(now)
 
     def note_goodbye(self, frame: bytes) -> None:
@@ -123,6 +126,11 @@ class Frames:
         self.closing_status = (
             0 if error == NO_ERROR else 408 if reason.endswith(b"timeout") else FLOOD if error == CALM else 400
         )
+
+    @property
+    def has_reason(self) -> bool:
+        """Whether it is known why the library has ended a call."""
+        return bool(self._left or self._too_large)
 
     def status_of_ended(self) -> int:
         """The status of a call that the library has ended: the client left it, or what it sent was too large or no message."""
@@ -140,6 +148,10 @@ class Frames:
         if len(self._calls) > STREAMS:
             del self._calls[next(iter(self._calls))]
         self._others.give(FRAMES_PER_CALL)
+
+    def _end(self, stream: int) -> None:
+        if call := self._calls.pop(stream, None):
+            self.held -= call.size
 
     def _note_message(self, call: _Call, prefix: bytes) -> None:
         """Notes the start of a message: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md"""

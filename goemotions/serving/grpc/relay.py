@@ -14,11 +14,13 @@ import asyncio
 import errno
 import math
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from goemotions.serving import metrics
 from goemotions.serving.admission import connections, listening
 from goemotions.serving.admission.connections import Reader
+from goemotions.serving.admission.shares import Shares
 from goemotions.serving.admission.turns import CallTurns, Turns
 from goemotions.serving.grpc.frames import (
     CALM,
@@ -37,7 +39,7 @@ from goemotions.serving.grpc.frames import (
     length_of,
 )
 from goemotions.serving.limits import Limits
-from goemotions.serving.metrics import CLIENT_GONE
+from goemotions.serving.metrics import CLIENT_GONE, COUNTED
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ACK, FIRST_SETTINGS = (bytes([0, 0, 0, SETTINGS, flags, 0, 0, 0, 0]) for flags in (IS_ACK, 0))
@@ -60,11 +62,19 @@ class Relays(connections.Connections["Relay"]):
         super().__init__(limits, "grpc", FIRST_SETTINGS + goaway(CALM, "the server has too many connections"))
         self.name = name
         self.turns = CallTurns()
+        # Of calls without an answer, as they were sent; and what is done if an address has no room for more.
+        self.bytes = Shares(limits.total_bytes)
+        self.make_room: Callable[[], object] = lambda: None
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
     def listen(self, port: socket.socket) -> None:
         self._listener = listening.Listener(port, lambda: Relay(self), self, Turns())
+
+    def check_room(self, peer: str) -> None:
+        """Makes room if the calls of an address have too many bytes."""
+        if not self.bytes.has_room(peer, 0):
+            self.make_room()
 
     async def close(self) -> None:
         """Closes the port, relays nothing more of any client, and closes the connections once their clients have the responses."""
@@ -77,7 +87,7 @@ class Relays(connections.Connections["Relay"]):
             relay.abort("shutdown")
 
     def of(self, peer: str) -> Relay | None:
-        """The connection of a call, by the peer that the library names; None if it is closed."""
+        """The connection of a call, by the peer that the library names; None if it was closed a while ago."""
         return self._names.get(peer)
 
     def address(self, peer: str) -> str:
@@ -91,7 +101,13 @@ class Relays(connections.Connections["Relay"]):
 
     def remove(self, connection: Relay) -> None:
         super().remove(connection)
-        self._names.pop(connection.name, None)
+
+        def forget() -> None:
+            if self._names.get(connection.name) is connection:
+                del self._names[connection.name]
+
+        # Calls of it that the library had already may begin after it.
+        asyncio.get_running_loop().call_later(LAST_SECONDS, forget)
 
 
 class Relay(Reader):
@@ -107,18 +123,25 @@ class Relay(Reader):
         # In progress, each with the time since when the library has its response.
         self.calls: dict[object, float] = {}
         self.frames = Frames(relays.limits.body_bytes, self.since)
+        self._counted_bytes = 0
         # Received and not passed on, and where the next frame begins in it.
         self._held, self._next = b"", len(PREFACE)
         # Whether the client has sent its settings, and acknowledged those of the server.
         self._has_settings = self._has_acknowledged = False
         # Whether the library has sent its settings and reads.
         self._may_write = False
+        # Whether it was closed for what its client sent, and that was counted.
+        self._is_refused = False
         # Whether a frame waits for its turn, or has it; the frames that are left of the last one; whether nothing more is passed on.
         self._is_waiting, self._has_turn, self._left, self._is_stopped = False, False, TURN_FRAMES, False
 
     @property
     def is_idle(self) -> bool:
         return not self.calls and not self._is_waiting
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.transport.is_closing())
 
     def begin_call(self, call: object) -> None:
         self.calls[call] = math.inf
@@ -131,9 +154,14 @@ class Relay(Reader):
         del self.calls[call]
         self.since = self._loop.time()
 
-    def status_of_ended(self) -> int:
+    async def status_of_ended(self) -> int:
         """The status of a call that the library has ended."""
-        return CLIENT_GONE if self.transport.is_closing() else self.frames.status_of_ended()
+        if not (self.is_closed or self.frames.has_reason):
+            # The call may end before the frames with the reason are read: of its answer, or of the end of the connection.
+            await asyncio.sleep(LAST_SECONDS)
+        if self._is_refused:
+            return COUNTED
+        return CLIENT_GONE if self.is_closed else self.frames.status_of_ended()
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -151,6 +179,7 @@ class Relay(Reader):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relays.remove(self)
+        self._count_bytes(0)
         self._library.abort()
 
     def data_received(self, data: memoryview) -> None:
@@ -233,6 +262,7 @@ class Relay(Reader):
         passed = min(position, len(data)) if self._has_settings else 0
         write(data[start:passed])
         self._held, self._next = data[passed:], position - passed
+        self._count_bytes(self.frames.held)
 
     def note_response(self, frame: bytes) -> None:
         """Notes a frame of the library that begins an answer, or ends a call or the connection."""
@@ -243,10 +273,17 @@ class Relay(Reader):
             self.frames.note_goodbye(frame)
         else:
             status, is_flood = self.frames.note_reset(frame, self._loop.time())
+        self._count_bytes(self.frames.held)
         if status:
             metrics.count("grpc", status)
         if is_flood:
             self._refuse(metrics.FLOOD)
+
+    def _count_bytes(self, held: int) -> None:
+        more, self._counted_bytes = held - self._counted_bytes, held
+        self._relays.bytes.add(self.peer, more)
+        if more > 0:
+            self._relays.check_room(self.peer)
 
     def end(self) -> None:
         """Closes the connection, as the library has; if it has not said so, its client has sent what it does not accept."""
@@ -264,6 +301,7 @@ class Relay(Reader):
     def _refuse(self, status: int) -> None:
         if not self.transport.is_closing():
             metrics.count("grpc", status)
+            self._is_refused = True
             self.abort(metrics.REASONS[status])
 
     def _takes_turn(self, is_call: bool) -> bool:

@@ -17,9 +17,8 @@ from goemotions.serving.admission.shares import Arriving, Requests, Shares
 from goemotions.serving.admission.turns import SMALL_BYTES, FairThread, Refusals
 from goemotions.serving.http.openapi import JSON
 from goemotions.serving.limits import Limits
-from goemotions.serving.metrics import CLIENT_GONE
+from goemotions.serving.metrics import CLIENT_GONE, COUNTED
 from goemotions.serving.protocols.openinference import BINARY_HEADER
-from goemotions.serving.service import COUNTED
 
 BINARY = "application/octet-stream"
 COMPRESSIONS = ("gzip", "deflate")

@@ -47,11 +47,6 @@ from tests.conftest import CUES, FILLERS
 from tests.support import prometheus
 
 
-@pytest.fixture(scope="module")
-def predictor(whole: Path) -> Predictor:
-    return Predictor.load(whole, threads=1)
-
-
 @pytest.fixture(autouse=True)
 def no_traffic() -> None:
     """Other tests of the process count texts of a bundle with the same run id."""
@@ -66,10 +61,10 @@ def start_again() -> None:
         metric.clear()
 
 
-def texts_like_validation(count: int, seed: int, *, without: str = "") -> list[str]:
-    """Texts as in the data of the fixtures, without the word of one label."""
+def texts_like_validation(count: int, seed: int) -> list[str]:
+    """Texts as in the data of the fixtures."""
     generator = random.Random(seed)
-    cues = [cue for label, cue in CUES.items() if label != without]
+    cues = list(CUES.values())
     texts = []
     for row in range(count):
         words = [*generator.sample(cues, 2 if row % 4 == 0 else 1), *generator.choices(FILLERS, k=generator.randrange(2, 9))]
@@ -416,11 +411,7 @@ def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
 
 
 def scraped(second: int, texts: int, calm: int, started: str = "1.7957971742437086e+09") -> str:
-    lines = (
-        f'{ROWS}{{version="7"}} {texts}.0',
-        f"{STARTED} {started}",
-        f'{PREDICTIONS}{{label="calm",version="7"}} {calm}.0',
-    )
+    lines = (f'{ROWS}{{version="7"}} {texts}.0', f"{STARTED} {started}", f'{PREDICTIONS}{{label="calm",version="7"}} {calm}.0')
     return f"{server_scrapes.SCRAPED}{second}\n" + "\n".join(lines)
 
 

@@ -216,7 +216,7 @@ def test_an_answer_without_an_end_and_one_that_is_cut_are_named_errors(answer: C
         serving = threading.Thread(target=serve, args=(listening,), daemon=True)
         serving.start()
         with pytest.raises(
-            MonitoringUnavailable, match=r"127.0.0.1:\d+ (does not respond|answers more than 32 MiB, or for more)"
+            MonitoringUnavailable, match=r"127.0.0.1:\d+ (does not respond|returns more than 32 MiB, or for more)"
         ):
             http.get(f"http://127.0.0.1:{listening.getsockname()[1]}/metrics", seconds=1.0)
         serving.join()

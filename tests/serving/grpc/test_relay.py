@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY
 from goemotions.serving.admission import listening
 from goemotions.serving.admission.turns import CALLS, FEW_CALLS
 from goemotions.serving.grpc.frames import FRAMES_BESIDE_CALLS, RESET_SECONDS, RESETS
-from goemotions.serving.grpc.relay import Relay, Relays
+from goemotions.serving.grpc.relay import LAST_SECONDS, Relay, Relays
 from goemotions.serving.limits import Limits
 from tests.support.http2 import (
     ACK,
@@ -34,6 +34,7 @@ from tests.support.http2 import (
     WINDOW_UPDATE,
     frame,
     headers,
+    message,
     settings,
 )
 
@@ -143,7 +144,7 @@ def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(sent: byte
             writer.write(sent)
             await asyncio.sleep(0.05)
             writer.close()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(3 * LAST_SECONDS)
         assert not any(type(one) is Relay for one in gc.get_objects())
 
     gc.collect()
@@ -315,6 +316,28 @@ def test_calls_that_a_client_makes_the_library_reset_are_counted_and_close_its_c
     assert counted.pop("flood") >= (RESETS if reason == "flood" else 1)
     assert not reason or reason == "flood" or counted.pop(reason) >= RESETS
     assert not counted
+
+
+@pytest.mark.fault("server-blame")
+@pytest.mark.parametrize("start", [b"", frame(DATA, 0, 1)], ids=["at once", "after an empty frame"])
+def test_a_message_that_expands_too_far_is_counted_as_too_large_when_its_call_ends_before_the_answer_is_read(
+    start: bytes,
+) -> None:
+    library, answer = Library(begins=True), b"\x00\x0cgrpc-message$Decompressed message larger than max"
+
+    async def test(connect: Callable[[], Awaitable[Any]]) -> None:
+        _, writer = await connect()
+        writer.write(START + call(1) + start + frame(DATA, 0, 1, message(b"", length=9, compressed=True)))
+        await library.has(1)
+        await asyncio.sleep(0.05)
+        (relay,) = library.relays.open
+        asked = asyncio.create_task(relay.status_of_ended())
+        await asyncio.sleep(0.01)
+        relay.note_response(frame(HEADERS, END_HEADERS | 1, 1, answer))
+        assert await asked == 413
+        assert await relay.status_of_ended() == 400
+
+    uvloop.run(library.run(test))
 
 
 @pytest.mark.fault("grpc-resets")
