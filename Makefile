@@ -78,7 +78,7 @@ monitor: setup ## check the traffic for drift, and train on this machine if ther
 	@$(GOEMOTIONS) pipeline monitor $(TRAINED) $(NAMED) $(SETTINGS) $(TRAFFIC) $(call option,--reason,REASON)
 
 score: $(SERVICES) ## label a file, or a folder or s3:// prefix of files: INPUT= OUTPUT= VERSION= WORKERS=
-	@$(ON_SERVICES) score --input $(call quoted,$(INPUT)) --output $(call quoted,$(OUTPUT)) $(call option,--bundle,VERSION) $(NAMED) $(call option,--workers,WORKERS)
+	@$(ON_SERVICES) score $(call option,--input,INPUT) $(call option,--output,OUTPUT) $(call option,--bundle,VERSION) $(NAMED) $(call option,--workers,WORKERS)
 
 NEXT_PORT = $(shell expr $(call quoted,$(or $(PORT),8080)) + 1)
 
@@ -119,14 +119,14 @@ submit-pipeline: setup ## run the pipeline on Kubeflow: PRESET=gke-a100-80gb (no
 	@$(GOEMOTIONS) pipeline submit $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) $(if $(WAIT),--wait)
 
 submit-scoring: setup ## label files on Kubeflow: INPUT=s3://... OUTPUT=s3://... VERSION= PODS= REGISTRY= WAIT=1 DRY_RUN=1
-	@$(GOEMOTIONS) pipeline score --input $(call quoted,$(INPUT)) --output $(call quoted,$(OUTPUT)) $(if $(VERSION),--set $(call quoted,version=$(VERSION))) \
+	@$(GOEMOTIONS) pipeline score $(call option,--input,INPUT) $(call option,--output,OUTPUT) $(if $(VERSION),--set $(call quoted,version=$(VERSION))) \
 		$(if $(PODS),--set $(call quoted,pods=$(PODS))) $(ON_CLUSTER) $(if $(WAIT),--wait)
 
 schedule: setup ## train on a schedule if there is a reason to: CRON='0 0 3 * * 0' (six fields, seconds first), PRESET=; CRON=off ends it
-	@$(GOEMOTIONS) pipeline schedule $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) --cron $(call quoted,$(CRON))
+	@$(GOEMOTIONS) pipeline schedule $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) $(call option,--cron,CRON)
 
 schedule-monitoring: setup ## check the traffic for drift on a schedule: CRON= PROMETHEUS= or SERVER= or SCORED=s3://...; CRON=off ends it
-	@$(GOEMOTIONS) pipeline schedule-monitoring $(TRAFFIC) $(ON_CLUSTER) --cron $(call quoted,$(CRON))
+	@$(GOEMOTIONS) pipeline schedule-monitoring $(TRAFFIC) $(ON_CLUSTER) $(call option,--cron,CRON)
 
 # The script also reads REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE and FORCE.
 images: ## build the images of this commit with docker, podman or buildah: REGISTRY= VARIANTS='cpu gpu' BUILD_OPTIONS=
@@ -169,7 +169,7 @@ download-model: $(SERVICES) ## download and verify the files of VERSION (alias o
 	@$(ON_SERVICES) model download $(REFERENCE) $(NAMED) $(call option,--output,OUT) $(call option,--run,RUN) $(call option,--profile,PROFILE)
 
 export-hf: $(SERVICES) ## write VERSION (for GPUs), or any trained model (RUN= PROFILE=), as a folder of the Hugging Face hub: OUT= DATA=
-	@$(ON_SERVICES) export-hf $(REFERENCE) $(NAMED) --output $(call quoted,$(OUT)) $(call option,--run,RUN) $(call option,--profile,PROFILE) $(call option,--data,DATA)
+	@$(ON_SERVICES) export-hf $(REFERENCE) $(NAMED) $(call option,--output,OUT) $(call option,--run,RUN) $(call option,--profile,PROFILE) $(call option,--data,DATA)
 
 retire: $(SERVICES) ## show which old versions' bundles would be removed; YES=1 removes them: KEEP= per variant, DAYS= TRAINED_DAYS= NAMESPACE=
 	@$(ON_SERVICES) model retire $(NAMED) $(call option,--keep,KEEP) $(call option,--days,DAYS) $(call option,--trained-days,TRAINED_DAYS) $(call option,--namespace,NAMESPACE) $(if $(YES),--yes)

@@ -82,6 +82,8 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
     """Fine-tune a model profile."""
     from goemotions.training import launcher
 
+    # As the pipelines take it, and the steps of several profiles.
+    values["weights"] = values["weights"].removeprefix(f"{profile}=")
     record = launcher.run(dataset, output, profile, TrainOptions(**values))
     best = record.history[record.best_epoch - 1]
     click.echo(

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 INFO_FILE = "dataset.json"
 QUARANTINE_FILE = "quarantine.csv"
+# Of the rows of train: with more texts that are there again with other labels, a row may be a label rather than a text.
+REPEATED = 0.05
 
 # Id, text, labels; and the soft labels of a source that has them.
 Row = tuple[str, str, list[int]] | tuple[str, str, list[int], list[float]]
@@ -192,6 +194,13 @@ def _warn(info: DatasetInfo) -> None:
             log.warning(
                 "texts of %s that are also in train: %d; drop_leaked leaves them out of train", split, texts["normalized"]
             )
+    differing = info["duplicates"]["texts_with_other_labels"]
+    if differing > REPEATED * info["rows"]["train"]:
+        log.warning(
+            "texts of train that are in several rows with other labels: %d; if each row has one label of its text, write one row per "
+            "text with all of them",
+            differing,
+        )
     for label in info["labels_absent_from_train"]:
         log.warning("label %s never occurs in train: it cannot be learned, and its scores are meaningless", label)
 

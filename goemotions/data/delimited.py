@@ -86,7 +86,7 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     # Before they are split, which takes seconds if there are millions.
     require_few_columns(name, 1 + _most(first, delimiter))
     cells = [cell.strip() for cell in _cells(first, delimiter)]
-    if find(cells, text_column) and not _is_official_row(cells, ending):
+    if _names_texts(cells, text_column) and not _is_official_row(cells, ending):
         columns, has_header = tuple(cells), True
     elif text_column.isdecimal():
         columns, has_header = tuple(map(str, range(len(cells)))), False
@@ -121,7 +121,7 @@ def _delimiter(lines: Lines, first: Sequence[str], name: str, ending: str, text_
     if ending == ".tsv":
         return usual
     marks = [mark for mark in ",;\t|" if 0 < _most(first, mark) < MOST_COLUMNS]
-    counts = {mark: len(cells) for mark in marks if find(cells := _cells(first, mark), text_column)}
+    counts = {mark: len(cells) for mark in marks if _names_texts(cells := _cells(first, mark), text_column)}
     if counts or not text_column.isdecimal() or (is_alone and not int(text_column)):
         return max(counts, key=lambda mark: (counts[mark], mark == usual), default=usual)
     # Without a header, it is the mark by which the first rows have equally many cells.
@@ -151,6 +151,17 @@ def _cells(lines: Sequence[str], delimiter: str) -> list[str]:
         return next(csv.reader(lines, delimiter=delimiter), [])
     except csv.Error:
         return cells
+
+
+def _names_texts(cells: Sequence[str], text_column: str) -> bool:
+    """Whether a line names the column of the texts.
+
+    A number is a name only in its place, as pandas counts columns, maybe after its index; elsewhere it is a value, such as a label.
+    """
+    if not text_column.isdecimal():
+        return bool(find(cells, text_column))
+    columns = [cell.strip() for cell in cells]
+    return text_column in columns and columns.index(text_column) == int(text_column) + (columns[0] == "")
 
 
 def _is_official_row(cells: Sequence[str], ending: str) -> bool:

@@ -11,14 +11,15 @@ from decimal import Decimal
 from typing import Any
 
 from goemotions import defaults
+from goemotions.data.taxonomy import MOST_LABELS
 from goemotions.errors import DataError
 
 MARKS = ",;|"
-# A string within a list.
-QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+# A string within a list. Both patterns never go back, which takes hours in a long cell of quotes without an end.
+QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""")
+# Strings, and what is between them in lists of Python 2, of NumPy and of others.
+STRINGS = re.compile(rf"(?:[\s,)u]|np\.str_\(|{QUOTED.pattern})*+")
 CHOICES = re.compile(r'\{"choices": ?(\[.*\])\}', re.DOTALL)
-# What is between them in lists of Python 2, of NumPy and of others.
-BETWEEN = re.compile(r"(?:[\s,)u]|np\.str_\()*")
 FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 # The labels of a row as indices (or as what validation rejects), and per label the share of raters who gave it, if that is known.
@@ -85,7 +86,7 @@ class Parser:
             return []
         cell = plain(cell)
         if not isinstance(cell, str):
-            items = list(map(plain, cell)) if isinstance(cell, list | tuple) else [cell]
+            items = list(map(plain, _bounded(cell))) if isinstance(cell, list | tuple) else [cell]
             if any(isinstance(item, dict | list | tuple) for item in items):
                 raise ValueError("holds objects, or lists of lists: write lists of label names, or one column per label")
             return items
@@ -125,6 +126,12 @@ def plain(item: Any) -> Any:
     return float(item) if isinstance(item, Decimal) else item
 
 
+def _bounded(items: Sequence[Any]) -> Sequence[Any]:
+    if len(items) > MOST_LABELS:
+        raise ValueError(f"has {len(items):,} labels in a row, and at most {MOST_LABELS:,} are read")
+    return items
+
+
 def _stripped(parts: Iterable[str]) -> list[str]:
     return [stripped for part in parts if (stripped := part.strip())]
 
@@ -132,9 +139,9 @@ def _stripped(parts: Iterable[str]) -> list[str]:
 def _items(inner: str) -> list[str]:
     """The items of a list that Python, NumPy or JSON wrote."""
     if "'" in inner or '"' in inner:
-        if not BETWEEN.fullmatch(QUOTED.sub("", inner)):
+        if not STRINGS.fullmatch(inner):
             raise ValueError(f'has [{inner:.80}], which is no list of names: write ["a", "b"], or one column per label')
-        return [_unescaped(quoted) for quoted in QUOTED.findall(inner)]
+        return [_unescaped(quoted) for quoted in _bounded(QUOTED.findall(inner))]
     parts = inner.split(",") if "," in inner else inner.split() if re.fullmatch(r"[\d.\s]*", inner) else [inner]
     return _stripped(parts)
 

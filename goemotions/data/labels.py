@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
@@ -58,8 +59,14 @@ NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 # Marks of no width, soft hyphens, and how an emoji is drawn.
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff]")
 # A tuple, a set or an object of Python, JSON or PostgreSQL, or a call as their classes, NumPy and Spark show themselves.
-BRACKETED = re.compile(r"\w*\(.*[,'\"].*\)|\{.*\}", re.DOTALL)
+BRACKETED = re.compile(r"\w*\([^,'\"]*[,'\"].*\)|\{.*\}", re.DOTALL)
+# What may join two names: anything but letters and digits, or a short word between blanks.
+JOINT = re.compile(r"\s+[^\W_]{1,3}\s+|[\W_]+")
+# The # of doccano, and the commas and semicolons of Arabic, Chinese and Japanese, which are hardly ever part of a name.
+FOREIGN_MARKS = ("#", "\u060c", "\u061b", "\u3001", "\uff0c", "\uff1b")
 SAMPLED, LOOKED_AT = 1000, 100
+# A file without a header has a label that no other row has in its first row by chance in one of so many.
+CHANCE = 50
 
 
 @dataclass(frozen=True)
@@ -331,9 +338,24 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
             f"{first.name}: column {column!r} has cells with {' and '.join(map(repr, sorted(marks)))}, which separate labels or belong "
             "to their names: list the names in emotions.txt, one per line"
         )
+    _refuse_names_of_columns(tables, column)
     _refuse_doubtful(first.name, names)
     _refuse_joined(first.name, names, names - listed)
     return tuple(sorted(names)), MARKS if marks else ""
+
+
+def _refuse_names_of_columns(tables: Sequence[Table], column: str) -> None:
+    """Raises DataError if the first line of a file that is read without a header seems to be one: no other row has its label."""
+    without = [table for table in tables if table.columns[:1] == ("0",)]
+    firsts = [value for table in without for _, value in islice(_values([table], column), 1)]
+    others = Counter(value for _, value in _values(without, column)) - Counter(firsts)
+    seldom = 1 + sum(count == 1 for count in others.values())
+    for table, value in zip(without, firsts, strict=True):
+        if value not in others and (value.strip().lower() in NAMES or CHANCE * seldom <= others.total()):
+            raise DataError(
+                f"{table.name}, line 1: no other row has the label {value!r:.80}, which may be the name of the column: if the line "
+                "names the columns, give their names (text_column, labels_column), otherwise list the label names in emotions.txt"
+            )
 
 
 def _refuse_doubtful(name: str, labels: Iterable[str]) -> None:
@@ -354,11 +376,16 @@ def _refuse_doubtful(name: str, labels: Iterable[str]) -> None:
 
 
 def _refuse_joined(name: str, labels: Set[str], from_cells: Iterable[str]) -> None:
-    """Cells with several labels that are separated by something else than ``MARKS``, such as the # of doccano."""
+    """Cells with several labels that are separated by something else than ``MARKS``, such as the # of doccano, or with a quote."""
     for cell in sorted(from_cells):
-        for mark in sorted({*re.findall(r"\W+", cell), *re.findall(r"\s+", cell)}):
+        if cell.startswith(("'", '"')):
+            raise DataError(
+                f"{name}: label {cell!r:.200} begins with a quote, which is part of the name or quotes it: remove the quotes, and "
+                "blanks before them, or list the names in emotions.txt"
+            )
+        for mark in sorted({*JOINT.findall(cell), *re.findall(r"\s+", cell)}):
             parts = [part.strip() for part in cell.split(mark)]
-            if len(parts) > 1 and all(part in labels or (part and mark == "#") for part in parts):
+            if len(parts) > 1 and all(part in labels or (part and mark.strip() in FOREIGN_MARKS) for part in parts):
                 raise DataError(
                     f"{name}: {cell!r:.200} is one label, or {len(parts)} that are joined by {mark!r}: separate labels by a comma, or "
                     "list the names in emotions.txt if it is one"

@@ -10,6 +10,9 @@ from scipy import sparse
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.validation import Split, is_in, repeated, soft_labels
 
+# The square of more would be too large for the readers of dataset.json.
+MOST_PAIRED = 1000
+
 
 class Statistics(TypedDict):
     """Statistics of the rows that are kept. The outer key of most is the split.
@@ -19,7 +22,8 @@ class Statistics(TypedDict):
         labels_absent_from_train: labels without a row in train.
         labels_per_row: at position n the number of rows with n labels.
         words, characters: mean, min, max and percentiles of the texts' lengths.
-        cooccurrence: rows of train with both labels, [labels][labels]; on the diagonal, rows with the label.
+        cooccurrence: rows of train with both labels, [labels][labels]; on the diagonal, rows with the label. Empty if there are more
+            than ``MOST_PAIRED`` labels.
         duplicates: of train: ``texts`` that are repeated, their ``rows``, and ``texts_with_other_labels``, whose labels differ.
     """
 
@@ -42,15 +46,15 @@ class Disagreement(TypedDict):
 
 def describe(taxonomy: Taxonomy, splits: dict[str, Split]) -> Statistics:
     """The statistics of all splits."""
-    pairs = {split: _cooccurrence(rows, len(taxonomy)) for split, rows in splits.items()}
-    counts = {split: matrix.diagonal().tolist() for split, matrix in pairs.items()}
+    counts = {split: _label_counts(rows, len(taxonomy)).tolist() for split, rows in splits.items()}
+    are_paired = len(taxonomy) <= MOST_PAIRED
     return {
         "label_counts": {split: dict(zip(taxonomy.names, values, strict=True)) for split, values in counts.items()},
         "labels_absent_from_train": [n for n, count in zip(taxonomy.names, counts["train"], strict=True) if count == 0],
         "labels_per_row": {split: np.bincount(rows.per_row["label_count"]).tolist() for split, rows in splits.items()},
         "words": {split: _percentiles(rows.per_row["words"]) for split, rows in splits.items()},
         "characters": {split: _percentiles(rows.per_row["characters"]) for split, rows in splits.items()},
-        "cooccurrence": pairs["train"].tolist(),
+        "cooccurrence": _cooccurrence(splits["train"], len(taxonomy)).tolist() if are_paired else [],
         "duplicates": _duplicates(splits["train"].per_row),
     }
 
@@ -79,6 +83,14 @@ def leakage(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
         for split in counts:
             counts[split][name] = int(is_in(splits[split].per_row[key], train).sum())
     return counts
+
+
+def _label_counts(split: Split, label_count: int) -> np.ndarray:
+    """In how many rows each label occurs, int64 [labels]."""
+    total = np.zeros(label_count, dtype=np.int64)
+    for batch in split.batches():
+        total += np.bincount(batch["labels"].flatten().to_numpy(), minlength=label_count)
+    return total
 
 
 def _cooccurrence(split: Split, label_count: int) -> np.ndarray:

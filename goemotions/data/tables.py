@@ -187,14 +187,19 @@ def json_objects(name: str, opener: Opener) -> Generator[tuple[int, dict[str, An
 def _items(name: str, pieces: Iterable[str]) -> Iterator[dict[str, Any]]:
     """The objects of a JSON array, of which no more than one is in memory, and no more than a line may have."""
     decode = json.JSONDecoder().raw_decode
-    text, place, count = "", 0, 0
+    text, place, count, enough = "", 0, 0, 0
     for piece in pieces:
         text, place = text[place:] + piece, 0
+        # An object that did not end is read again when the text has doubled: with every piece it would take hours.
+        if piece and len(text) < min(enough, text_files.LONGEST_LINE):
+            continue
+        enough = 0
         while (found := ITEM.match(text, place)) and found[1] == ("," if count else "["):
             try:
                 value, place = decode(text, found.end())
             except (ValueError, RecursionError):
                 # Its end may be in the next piece.
+                enough = 2 * (len(text) - place)
                 break
             count += 1
             yield value

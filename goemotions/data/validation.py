@@ -214,7 +214,8 @@ def _extend(per_row: dict[str, array[int]], texts: Sequence[str], labels: Sequen
 
 def _bad_id(file: str, line: int, row_id: str) -> DataError:
     return DataError(
-        f"{file}, line {line}: id {row_id!r} is empty or repeated: give each row a unique id, or leave out the column"
+        f"{file}, line {line}: id {row_id!r} is empty or repeated: write one row per text, with all its labels and a unique id, or "
+        "leave out the column"
     )
 
 

@@ -83,8 +83,8 @@ def _stock_class(folder: Path, config: dict[str, Any]) -> str:
     model_type = config.get("model_type")
     if model_type not in STOCK:
         raise ModelError(
-            f"{folder} is of type {model_type!r}, which averages the tokens, and no class of transformers does that: use it through "
-            "this package, or train it with --set pooling=first"
+            f"the model is of type {model_type!r}, which averages the tokens, and no class of transformers does that: use it through "
+            'this package, or train it with --set pooling=first (in `settings` of a run: {"pooling":"first"})'
         )
     return STOCK[model_type].__name__
 

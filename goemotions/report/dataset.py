@@ -18,7 +18,7 @@ def sections(info: DatasetInfo, words: dict[str, np.ndarray]) -> list[Section]:
     return [
         _counts(info),
         _label_distribution(info),
-        _cooccurrence(info),
+        *([_cooccurrence(info)] if info["cooccurrence"] else []),
         _lengths(info, words),
         _duplicates(info),
         *_disagreement(info),

@@ -401,6 +401,13 @@ def test_a_bundle_in_a_folder_predicts_without_mlflow(
     assert [json.loads(line) for line in ended.out.splitlines()] == Predictor.load(whole).predict(["a lake", "жаль 🎈", ""])
 
 
+@pytest.mark.parametrize("prefix", ["minilm=", ""])
+def test_weights_of_a_training_are_given_as_those_of_a_run(dataset: Path, tmp_path: Path, prefix: str) -> None:
+    arguments = ["--dataset", str(dataset), "--output", str(tmp_path / "model"), "--profile", "minilm"]
+    ended = CliRunner().invoke(cli.commands, ["train", *arguments, "--weights", f"{prefix}{tmp_path / 'weights'}"])
+    assert str(ended.exception).startswith(f"{tmp_path / 'weights'}/config.json is missing")
+
+
 def test_a_step_prints_its_output_location(run: Callable[..., Ended], candidate: Path, tmp_path: Path) -> None:
     ended = run("tune-thresholds", "--validation", candidate / "cpu" / "validation", "--output", tmp_path / "out")
     assert ended.code == 0

@@ -108,10 +108,32 @@ def test_a_target_passes_on_only_the_variables_that_are_set(target: str, setting
     program, *arguments = command_of(target, *settings)
     assert program == ".venv/bin/goemotions"
     assert arguments == shlex.split(command)
-    context: click.Command = click.Group(commands={**cli.commands.commands, "pipeline": pipeline, "stack": stack_commands})
-    while isinstance(context, click.Group):
-        context = context.commands[arguments.pop(0)]
-    context.make_context(target, arguments)
+    parse(arguments)
+
+
+@pytest.mark.parametrize(
+    ("target", "option"),
+    [
+        ("score", "--input"),
+        ("submit-scoring", "--input"),
+        ("export-hf", "--output"),
+        ("schedule", "--cron"),
+        ("schedule-monitoring", "--cron"),
+    ],
+)
+def test_a_variable_that_is_needed_is_a_missing_option_without_it(target: str, option: str) -> None:
+    with pytest.raises(click.MissingParameter) as raised:
+        parse(command_of(target)[1:])
+    assert raised.value.param is not None
+    assert option in raised.value.param.opts
+
+
+def parse(arguments: list[str]) -> None:
+    """Parses the arguments of `goemotions` without running anything."""
+    command: click.Command = click.Group(commands={**cli.commands.commands, "pipeline": pipeline, "stack": stack_commands})
+    while isinstance(command, click.Group):
+        command = command.commands[arguments.pop(0)]
+    command.make_context("goemotions", arguments)
 
 
 def test_a_command_on_the_registry_runs_in_the_cluster_without_the_stack_of_this_machine() -> None:

@@ -483,6 +483,24 @@ def test_no_warning_if_train_has_every_label(tmp_path: Path, caplog: pytest.LogC
     assert not caplog.records
 
 
+def test_texts_with_one_of_their_labels_per_row_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [(text, [label], f"{row_id}-{label}") for text, labels, row_id in TRAIN for label in labels]
+    ingested(tmp_path, {"train.tsv": tsv(rows)})
+    assert caplog.messages == [
+        "texts of train that are in several rows with other labels: 1; if each row has one label of its text, write one row per text "
+        "with all of them"
+    ]
+
+
+def test_as_many_labels_as_are_accepted_are_a_dataset_that_can_be_read(tmp_path: Path) -> None:
+    rows = [(f"row {number}", [number, (number + 1) % 2000], str(number)) for number in range(2000)]
+    names = [f"label {number}" for number in range(2000)]
+    ingested(tmp_path, {"train.tsv": tsv(rows), "emotions.txt": "\n".join(names).encode()})
+    _, info = load_dataset(tmp_path / "dataset")
+    assert info["labels"] == names
+    assert set(info["label_counts"]["train"].values()) == {2}
+
+
 LEAKED = [("storm tonight", [1], "t4"), ("One balloon... LEFT!", [2], "t5"), ("a storm by the harbour", [1], "t6")]
 
 

@@ -434,6 +434,65 @@ def test_two_delimiters_of_a_file_without_a_header_are_named(tmp_path: Path) -> 
     assert named(tmp_path / "chosen" / "dataset") == [("a lake, calm at last", ["glee"]), ("a storm, near the lake", ["dread"])]
 
 
+NUMBERED = [(f"the bus of {n} past ten", n % 3) for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ("{text},{number}", {"text_column": "0", "labels_column": "1"}),
+        ("{number},{text}", {"text_column": "1", "labels_column": "0"}),
+        # As AG News and Yelp: the class, a title and a text.
+        ('"{number}","a title","{text}"', {"text_column": "2", "labels_column": "0"}),
+    ],
+)
+@pytest.mark.fault("data-ambiguous")
+def test_a_label_number_in_the_first_row_is_not_the_name_of_a_column(tmp_path: Path, row: str, options: dict[str, str]) -> None:
+    for first in range(3):
+        rows = [(text, (number + first) % 3) for text, number in NUMBERED]
+        content = "".join(row.format(text=text, number=number) + "\n" for text, number in rows).encode()
+        folder = tmp_path / str(first)
+        ingested(folder, {"train.csv": content, "dev.csv": content, "test.csv": content, "emotions.txt": LISTED}, **options)
+        assert named(folder / "dataset") == [(text, [NAMES[number]]) for text, number in rows]
+
+
+def test_a_flag_in_the_first_row_is_not_the_name_of_a_column(tmp_path: Path) -> None:
+    content = "".join(f"{text},{int(n == 1)},{int(n != 1)}\n" for text, n in NUMBERED).encode()
+    ingested(tmp_path, {"train.csv": content}, text_column="0", labels_column="1,2")
+    assert named(tmp_path / "dataset") == [(text, ["1" if n == 1 else "2"]) for text, n in NUMBERED]
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_numbers_in_a_header_are_names_of_columns(tmp_path: Path, index: bool) -> None:
+    content = pd.DataFrame([[text, NAMES[n]] for text, n in NUMBERED]).to_csv(index=index).encode()
+    ingested(tmp_path, {"train.csv": content}, text_column="0", labels_column="1")
+    assert named(tmp_path / "dataset") == [(text, [NAMES[n]]) for text, n in NUMBERED]
+
+
+@pytest.mark.parametrize(("header", "rows"), [("comment,mood", 60), ("text,labels", 6), ("id,comment,mood", 60)])
+@pytest.mark.fault("data-ambiguous")
+def test_a_header_where_columns_are_given_by_numbers_is_not_a_row(tmp_path: Path, header: str, rows: int) -> None:
+    place = header.count(",")
+    body = "".join(f"{n}," * (place - 1) + f"{text},{NAMES[n % 3]}\n" for n, (text, _) in enumerate(NUMBERED[:rows]))
+    options = {"text_column": str(place - 1), "labels_column": str(place)}
+    content = f"{header}\n{body}".encode()
+    with pytest.raises(
+        DataError, match=r"(train|dev|test).csv, line 1: no other row has the label '(mood|labels)', which may be .* names"
+    ):
+        ingested(tmp_path, {"train.csv": content}, **options)
+    # Without that line, or if the names are listed, there is no doubt.
+    assert ingested(tmp_path / "body", {"train.csv": body.encode()}, **options)["labels"] == list(NAMES)
+    listed = "\n".join([*NAMES, header.split(",")[-1]]).encode()
+    assert ingested(tmp_path / "listed", {"train.csv": content, "emotions.txt": listed}, **options)["rows"]["train"] == rows + 1
+
+
+def test_a_label_that_only_the_first_row_has_is_read_if_others_are_rare_too(tmp_path: Path) -> None:
+    rows = "".join(f"{text},{NAMES[n]}\n" for text, n in NUMBERED)
+    (tmp_path / "all.csv").write_text(f"a first row,solitude\na second row,pride\n{rows}", encoding="utf-8")
+    ingest(str(tmp_path / "all.csv"), tmp_path / "dataset", text_column="0", labels_column="1")
+    assert named(tmp_path / "dataset")[0] == ("a first row", ["solitude"])
+
+
 def test_the_columns_of_the_labels_can_be_listed(tmp_path: Path) -> None:
     table = csv_of(frame(ROWS, is_reply=[0, 1, 0], **flags(ROWS)))
     files = {"train.csv": table, "dev.csv": table, "test.csv": table}
@@ -736,6 +795,30 @@ AMBIGUOUS: dict[str, tuple[Written, str]] = {
     "names of a line each": (
         {"train.csv": b'text,labels\na,calm\nb,"calm\ndread\nglee"\nc,glee\nd,dread\n'},
         r"train.csv: 'calm\\ndread\\nglee' is one label, or 3 that are joined by '\\n'",
+    ),
+    "names of Arabic joined by its comma": (
+        {"train.csv": "text,labels\na,\u0641\u0631\u062d\nb,\u0641\u0631\u062d\u060c \u063a\u0636\u0628\n".encode()},
+        r"train.csv: '.*' is one label, or 2 that are joined by '\u060c '",
+    ),
+    "names of Japanese joined by its comma": (
+        {"train.csv": "text,labels\na,\u559c\u3073\nb,\u559c\u3073\u3001\u6012\u308a\n".encode()},
+        r"is one label, or 2 that are joined by '\u3001'",
+    ),
+    "names joined by a word": (
+        {"train.csv": b"text,labels\na,calm\nb,calm and glee\nc,glee\n"},
+        r"train.csv: 'calm and glee' is one label, or 2 that are joined by ' and '",
+    ),
+    "names joined by an underscore": (
+        {"train.csv": b"text,labels\na,calm\nb,calm_glee\nc,glee\n"},
+        r"train.csv: 'calm_glee' is one label, or 2 that are joined by '_'",
+    ),
+    "names in quotes without a list": (
+        {"train.csv": b"text,labels\na,'calm'\nb,\"'calm', 'glee'\"\n"},
+        r"train.csv: label \"'calm'\" begins with a quote, which is part of the name or quotes it: remove the quotes",
+    ),
+    "a blank before quotes": (
+        {"train.csv": b'text, labels\n"a, that is", "calm"\nb, "glee"\n'},
+        r"train.csv: label '\"calm\"' begins with a quote, .*, and blanks before them",
     ),
     "a name that is two names": (
         {"train.csv": b'text,labels\na,"calm,glee"\n', "emotions.txt": b"calm\nglee\ncalm,glee"},

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from goemotions.data import delimited, memory, parquet_footer
+from goemotions.data import delimited, memory, parquet_footer, tables, text_files
 from goemotions.data.dataset import load_dataset
 from goemotions.data.sources import open_source
 from goemotions.errors import DataError, WorkflowError
@@ -231,6 +232,37 @@ def test_files_that_expand_to_gigabytes_are_named_errors_and_memory_stays_flat(t
     assert [
         message for message, expected in zip(messages, BOMBS.values(), strict=True) if not message.startswith(expected)
     ] == []
+
+
+LONG_CELLS = {
+    "a list of quotes without an end": ("['" + "\\'" * MEBIBYTE + "]", "is no list of names"),
+    "a list of more labels than a taxonomy has": (
+        "[" + "'calm'," * 20_000 + "]",
+        "has 20,000 labels in a row, and at most 10,000",
+    ),
+    "what is like a call and has no end": ("a(," * MEBIBYTE, "holds texts rather than labels"),
+}
+
+
+@pytest.mark.parametrize(("cell", "message"), LONG_CELLS.values(), ids=LONG_CELLS)
+@pytest.mark.fault("data-bomb")
+def test_a_long_cell_of_labels_takes_no_hours(tmp_path: Path, cell: str, message: str) -> None:
+    path = tmp_path / "cells.csv"
+    path.write_text(f'text,labels\na,calm\nb,"{cell}"\n', encoding="utf-8")
+    start = time.process_time()
+    with pytest.raises(DataError, match=message):
+        open_source(str(path), tmp_path)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.fault("data-bomb")
+def test_a_long_object_of_an_array_is_not_read_anew_with_each_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "PIECE", 1000)
+    path = tmp_path / "numbers.json"
+    path.write_text(json.dumps([{"text": "a", "labels": ["calm"], "numbers": list(range(200_000))}]), encoding="utf-8")
+    start = time.process_time()
+    assert [row["text"] for _, row in tables.json_objects(path.name, lambda: path.open("rb"))] == ["a"]
+    assert time.process_time() - start < 3
 
 
 WIDE = {

@@ -254,6 +254,15 @@ def test_the_disagreement_of_raters_is_shown_if_the_data_has_them(tmp_path: Path
     assert "Disagreement of raters" not in markdown
 
 
+def test_of_labels_that_are_too_many_no_pairs_are_shown(dataset: Path) -> None:
+    info = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
+    words = {split: np.array([2, 2]) for split in info["rows"]}
+    assert "Label co-occurrence" in [section.title for section in report_dataset.sections(info, words)]
+    assert "Label co-occurrence" not in [
+        section.title for section in report_dataset.sections({**info, "cooccurrence": []}, words)
+    ]
+
+
 def test_how_the_source_was_read_and_split_is_shown(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("text,labels\n" + "".join(f"a lake {n},{'ab'[n % 2]}\n" for n in range(20)))
     info = ingest(str(tmp_path / "mine.csv"), tmp_path / "dataset", split_share=0.2, split_seed=7)
