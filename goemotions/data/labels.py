@@ -64,6 +64,7 @@ BRACKETED = re.compile(r"\w*\([^,'\"]*[,'\"].*\)|\{.*\}", re.DOTALL)
 JOINT = re.compile(r"\s+[^\W_]{1,3}\s+|[\W_]+")
 # The # of doccano, and the commas and semicolons of Arabic, Chinese and Japanese, which are hardly ever part of a name.
 FOREIGN_MARKS = ("#", "\u060c", "\u061b", "\u3001", "\uff0c", "\uff1b")
+YES = {"1", "true", "yes", "y", "present", "positive"}
 SAMPLED, LOOKED_AT = 1000, 100
 # A file without a header has a label that no other row has in its first row by chance in one of so many.
 CHANCE = 50
@@ -192,6 +193,11 @@ def _one_per_label(tables: Sequence[Table], names: Sequence[str] | None, chosen:
             raise DataError(
                 f"{table.name} has no column {missing[0]!r} for this label: add it, or name the columns (labels_column)"
             )
+        if inverted := [name for name in taxonomy.names if _is_inverted(name, table.class_names.get(name))]:
+            raise DataError(
+                f"{table.name}: 0 in column {inverted[0]!r} is {table.class_names[inverted[0]][0]!r} by its ClassLabel: write 1 in "
+                "rows that have the label, and 0 in the others"
+            )
         return list(taxonomy.names)
 
     def decoder(table: Table) -> Decode:
@@ -201,6 +207,11 @@ def _one_per_label(tables: Sequence[Table], names: Sequence[str] | None, chosen:
     for table in tables:
         columns(table)
     return Labelling(taxonomy, columns, decoder, f"0 or 1 in {len(taxonomy)} columns, {shown}")
+
+
+def _is_inverted(label: str, class_names: Sequence[str] | None) -> bool:
+    """Whether the names of a ClassLabel column say that 0 is for rows with the label."""
+    return bool(class_names and class_names[0].strip().casefold() in {*YES, label.strip().casefold()})
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -103,6 +103,16 @@ def hugging_face(rows: list[tuple[str, list[str]]], names: tuple[str, ...]) -> b
     return buffer.getvalue()
 
 
+def class_label_flags(rows: list[tuple[str, list[str]]], names: list[str]) -> bytes:
+    """One ClassLabel column per label, whose 0 and 1 have these names."""
+    columns: dict[str, list[Any]] = flags(rows)
+    features = datasets.Features(text=datasets.Value("string")) | {name: datasets.ClassLabel(names=names) for name in columns}
+    data = datasets.Dataset.from_dict({"text": [text for text, _ in rows], **columns}, features=datasets.Features(features))
+    buffer = io.BytesIO()
+    data.to_parquet(buffer)
+    return buffer.getvalue()
+
+
 LISTED = "\n".join(NAMES).encode()
 BY_NAME = csv_of(frame(ROWS, labels=joined(ROWS, ",")))
 ONE_PER_LABEL = frame(ROWS, **flags(ROWS))
@@ -112,6 +122,7 @@ RATED |= {"created_utc": [1.5e9] * 3, "example_very_unclear": [False] * 3}
 UNKNOWN_NAMES = b"0\n1\n2\n"
 
 FORMATS: dict[str, Written] = {
+    "one ClassLabel column per label": {"train.parquet": class_label_flags(ROWS, ["no", "yes"])},
     "names, comma": {"train.csv": BY_NAME},
     "names, |": {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, "|")))},
     "names, ;": {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, ";")))},
@@ -737,6 +748,10 @@ def both(files: Written, labels: str) -> Written:
 
 
 AMBIGUOUS: dict[str, tuple[Written, str]] = {
+    "ClassLabel columns whose 0 is yes": (
+        {"train.parquet": class_label_flags(ROWS, ["yes", "no"])},
+        "0 in column '.+' is 'yes' by its ClassLabel: write 1 in rows that have the label",
+    ),
     "one-hot rows or label numbers": (
         both({"emotions.txt": b"calm\ndread"}, "[1, 0]"),
         r"train.jsonl: every row of column 'labels' can be read as label numbers or as one 0 or 1 per label: write label names",
