@@ -116,6 +116,7 @@ def test_what_was_changed_by_hand_is_kept_and_a_new_variant_is_added(checkout: P
 def test_status_and_promote_use_the_manifest_of_the_model(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write()
     monkeypatch.setattr(model_registry, "find_version", lambda model_name, reference: None)
+    monkeypatch.setattr(model_registry, "versions", lambda model_name: [*VERSIONS.values()])
     result = CliRunner().invoke(cli.commands, ["model", "status", "--model-name", "mine", "--no-cluster"])
     assert re.search(r"^mine-cpu +7 .* 7 ", result.output, re.MULTILINE), result.output
 
